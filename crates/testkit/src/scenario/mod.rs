@@ -39,7 +39,7 @@ const REFUSED: &str = "mount: refused";
 const FS_MIB: u64 = 128;
 
 /// How long one row may take before its mount is torn down.
-const ROW_LIMIT: Duration = Duration::from_secs(60);
+const ROW_LIMIT: Duration = Duration::from_secs(20);
 
 /// Builds, mounts and checks rows, one after another.
 #[derive(Debug)]
