@@ -28,7 +28,7 @@ pub use self::row::{Difference, Outcome, RECORDED, Row, load};
 
 use self::ops::{Answer, Ops, Stop};
 use self::setup::{Layer, Token, layer_and_path};
-use crate::driver::{Driver, MountError, Mounted, Stack};
+use crate::driver::{Driver, MountError, Mounted, Stack, is_mounted};
 use crate::errno;
 use crate::scratch::{FsKind, Scratch};
 
@@ -180,11 +180,17 @@ impl Stage {
         if let Err(refusal) = self.mount(&row.opts) {
             let (res, said) = match refusal {
                 Stop::Errno(errno) => (format!("mount: {}", errno::name(errno)), None),
-                Stop::Broken(error) if error.is::<MountError>() => {
-                    (REFUSED.to_owned(), Some(format!("{error:#}")))
-                }
-                Stop::Broken(error) => return Err(error),
+                Stop::Broken(error) => match error.downcast_ref() {
+                    // A refusal has to say why, and to leave nothing mounted.
+                    Some(MountError::Command { stderr, .. }) if !stderr.trim().is_empty() => {
+                        (REFUSED.to_owned(), Some(format!("{error:#}")))
+                    }
+                    _ => return Err(error),
+                },
             };
+            if is_mounted(&self.target)? {
+                bail!("the mount was refused, but is there: {res}");
+            }
             return Ok(Outcome { res, refusal: said, ..Outcome::default() });
         }
         let mut results = Vec::new();

@@ -140,3 +140,36 @@ impl Row {
             .collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    /// Every recorded field counts: a row equals its own recording, and differs once any field is changed.
+    #[test]
+    fn every_recorded_field_is_compared() {
+        let rows = load(RECORDED).unwrap();
+        let mut compared = 0;
+        for row in &rows {
+            let mut outcome = Outcome {
+                res: row.res.clone(),
+                vis: row.vis.clone(),
+                up: row.up.clone(),
+                idx: row.idx.clone(),
+                refusal: None,
+            };
+            assert_eq!(row.differences(&outcome, &Driver::Kernel), [], "{}", row.id);
+            for field in [&mut outcome.res, &mut outcome.vis, &mut outcome.up, &mut outcome.idx] {
+                if !field.is_empty() {
+                    compared += 1;
+                    field.push('x');
+                }
+            }
+            let recorded =
+                [&row.res, &row.vis, &row.up, &row.idx].into_iter().filter(|field| !field.is_empty());
+            assert_eq!(row.differences(&outcome, &Driver::Kernel).len(), recorded.count(), "{}", row.id);
+        }
+        assert_eq!((rows.len(), compared), (305, 882));
+    }
+}
