@@ -2,7 +2,10 @@
 
 use crate::proc::with_proc_path;
 use crate::{Errno, Result, check, nr, retry};
-use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, StatxAttributes, StatxFlags, openat, openat2, statx};
+use rustix::fs::{
+    AtFlags, Mode, OFlags, ResolveFlags, StatxAttributes, StatxFlags, Timestamps, linkat, openat, openat2,
+    statx, utimensat,
+};
 use std::ffi::CStr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::LazyLock;
@@ -105,4 +108,34 @@ fn set_mode_by_proc(dir: BorrowedFd<'_>, name: &CStr, mode: u32) -> Result<()> {
     with_proc_path(object, b"", |path| {
         rustix::fs::chmodat(rustix::fs::CWD, path, Mode::from_raw_mode(mode), AtFlags::empty())
     })
+}
+
+/// Gives the object of a descriptor, which may have no name yet, the name `name` in `dir`.
+///
+/// # Errors
+/// Those of linkat(2); `EPERM` for a directory; `ENOENT` if its last name is gone.
+pub fn link_open(object: BorrowedFd<'_>, dir: BorrowedFd<'_>, name: &CStr) -> Result<()> {
+    match linkat(object, c"", dir, name, AtFlags::EMPTY_PATH) {
+        // Without CAP_DAC_READ_SEARCH it works by /proc only (open(2)).
+        Err(Errno::NOENT | Errno::PERM) => {}
+        other => return other,
+    }
+    with_proc_path(object, b"", |path| linkat(rustix::fs::CWD, path, dir, name, AtFlags::SYMLINK_FOLLOW))
+}
+
+/// Sets the times of `name` in `dir`, or of `dir` itself (`O_PATH` will do) if the name is empty. Symlinks are not
+/// followed.
+///
+/// # Errors
+/// Those of utimensat(2).
+pub fn set_times(dir: BorrowedFd<'_>, name: &CStr, times: &Timestamps) -> Result<()> {
+    if !name.is_empty() {
+        return utimensat(dir, name, times, AtFlags::SYMLINK_NOFOLLOW);
+    }
+    match utimensat(dir, name, times, AtFlags::EMPTY_PATH) {
+        // The flag is known since Linux 5.8.
+        Err(Errno::INVAL) => {}
+        other => return other,
+    }
+    with_proc_path(dir, b"", |path| utimensat(rustix::fs::CWD, path, times, AtFlags::empty()))
 }
