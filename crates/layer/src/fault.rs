@@ -314,3 +314,59 @@ impl<L: UpperLayer> UpperLayer for Fault<L> {
         self.change("sync_fs")?.sync_fs()
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::mem::MemLayer;
+
+    /// Creates a file, looks at it and gives it a second name.
+    fn work(layer: &Fault<MemLayer>) -> Result<()> {
+        let root = layer.root();
+        layer.create(root, b"a", 0o644, Owner::Mounter)?;
+        layer.stat(At::Name(root, b"a"))?;
+        layer.link(At::Name(root, b"a"), root, b"b")
+    }
+
+    fn run(plan: Plan) -> (Result<()>, String, Faults) {
+        let faults = Faults::new();
+        let layer = Fault::new(MemLayer::new(FsId(1)).unwrap(), &faults);
+        faults.plan(plan);
+        let result = work(&layer);
+        (result, layer.inner().dump().unwrap().lines().skip(1).collect(), faults)
+    }
+
+    const A: &str = "a file 0644 0:0 \"\"";
+    const BOTH: &str = "a file 0644 0:0 \"\" link 1b file 0644 0:0 \"\" link 1";
+
+    #[test]
+    fn without_a_plan_calls_are_only_counted() {
+        let (result, dump, faults) = run(Plan::None);
+        assert_eq!((result, dump.as_str(), faults.struck()), (Ok(()), BOTH, false));
+        assert_eq!(faults.calls(Calls::All), ["create", "stat", "link"]);
+        assert_eq!(faults.calls(Calls::Mutating), ["create", "link"]);
+    }
+
+    #[test]
+    fn the_chosen_call_fails_and_is_not_performed() {
+        let fail = |calls, at| run(Plan::Fail { calls, at, errno: Errno::NOSPC });
+        for (calls, at, expected) in [(Calls::All, 0, ""), (Calls::All, 1, A), (Calls::Mutating, 1, A)] {
+            let (result, dump, faults) = fail(calls, at);
+            assert_eq!((result, dump.as_str(), faults.struck()), (Err(Errno::NOSPC), expected, true));
+        }
+        let (result, dump, faults) = fail(Calls::All, 3);
+        assert_eq!((result, dump.as_str(), faults.struck()), (Ok(()), BOTH, false));
+    }
+
+    #[test]
+    fn after_a_crash_nothing_works() {
+        let faults = Faults::new();
+        let layer = Fault::new(MemLayer::new(FsId(1)).unwrap(), &faults);
+        faults.plan(Plan::Crash { calls: Calls::Mutating, at: 1 });
+        assert_eq!(work(&layer), Err(Errno::IO));
+        assert_eq!(layer.stat(At::Dir(layer.root())), Err(Errno::IO));
+        assert_eq!(layer.sync_fs(), Err(Errno::IO));
+        assert_eq!(layer.inner().stat(At::Dir(layer.root())).map(|stat| stat.nlink), Ok(2));
+    }
+}

@@ -9,6 +9,7 @@
 pub mod acl;
 pub mod fault;
 pub mod mark;
+pub mod mem;
 mod types;
 
 pub use acetate_sys::Errno;
