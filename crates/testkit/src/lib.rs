@@ -1,1 +1,9 @@
-//! Placeholder.
+//! Test support: what mounts a stack, where layers live, and the recorded scenarios.
+//!
+//! - [`driver`]: one interface over the kernel's overlayfs and the `acetate` binary.
+//! - [`scratch`]: directories and small filesystems that vanish with their handle.
+//!
+//! Nothing here is used by the engine; failures are returned, not panicked, so that a runner can report them all.
+
+pub mod driver;
+pub mod scratch;
