@@ -1,9 +1,15 @@
 //! Test support: what mounts a stack, where layers live, and the recorded scenarios.
 //!
 //! - [`driver`]: one interface over the kernel's overlayfs and the `acetate` binary.
+//! - [`exec`]: running programs to an end, within a limit.
+//! - [`need`]: what a test needs of the machine, and how a skip is told.
 //! - [`scratch`]: directories and small filesystems that vanish with their handle.
+//! - [`suites`]: published filesystem test suites on a mount and below.
 //!
 //! Nothing here is used by the engine; failures are returned, not panicked, so that a runner can report them all.
 
 pub mod driver;
+pub mod exec;
+pub mod need;
 pub mod scratch;
+pub mod suites;

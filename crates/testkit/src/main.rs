@@ -1,0 +1,27 @@
+//! The oracles by hand: `cargo run --release -p acetate-testkit -- --help`.
+
+use std::process::ExitCode;
+
+use acetate_testkit::suites;
+use clap::Parser;
+
+/// Test overlay mounts against other people's measures
+#[derive(Debug, Parser)]
+#[command(name = "testkit", version)]
+enum Command {
+    Suites(suites::cli::Args),
+}
+
+fn main() -> ExitCode {
+    let done = match Command::parse() {
+        Command::Suites(args) => suites::cli::run(&args),
+    };
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(1),
+        Err(error) => {
+            eprintln!("testkit: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
