@@ -3,6 +3,7 @@
 //! - [`driver`]: one interface over the kernel's overlayfs and the `acetate` binary.
 //! - [`exec`]: running programs to an end, within a limit.
 //! - [`need`]: what a test needs of the machine, and how a skip is told.
+//! - [`real`]: real programs on a mount: apt, git, Python, sqlite, tar.
 //! - [`scratch`]: directories and small filesystems that vanish with their handle.
 //! - [`suites`]: published filesystem test suites on a mount and below.
 //!
@@ -11,5 +12,6 @@
 pub mod driver;
 pub mod exec;
 pub mod need;
+pub mod real;
 pub mod scratch;
 pub mod suites;

@@ -2,18 +2,20 @@
 
 use std::process::ExitCode;
 
-use acetate_testkit::suites;
+use acetate_testkit::{real, suites};
 use clap::Parser;
 
 /// Test overlay mounts against other people's measures
 #[derive(Debug, Parser)]
 #[command(name = "testkit", version)]
 enum Command {
+    Real(real::cli::Args),
     Suites(suites::cli::Args),
 }
 
 fn main() -> ExitCode {
     let done = match Command::parse() {
+        Command::Real(args) => real::cli::run(&args).map(|()| true),
         Command::Suites(args) => suites::cli::run(&args),
     };
     match done {

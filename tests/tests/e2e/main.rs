@@ -1,3 +1,4 @@
 //! End-to-end tests on real mounts.
 
+mod real;
 mod suites;
