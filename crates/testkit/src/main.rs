@@ -1,21 +1,27 @@
-//! `testkit`: runs the project's oracles by hand. Each subcommand is a file in `cmd`.
+//! `testkit`: the project's oracles by hand. Each subcommand is a file in `cmd` or the `cli` of its module.
 
 mod cmd;
 
 use std::process::ExitCode;
 
+use acetate_testkit::{real, suites};
 use clap::Parser;
 
-/// Compare Acetate with the kernel's overlayfs
+/// Compare Acetate with the kernel's overlayfs and run other people's measures on it
 #[derive(Parser, Debug)]
 #[command(name = "testkit", version)]
-enum Cli {
+enum Command {
     Matrix(cmd::matrix::Args),
+    Real(real::cli::Args),
+    Suites(suites::cli::Args),
 }
 
 fn main() -> ExitCode {
-    let result = match Cli::parse() {
-        Cli::Matrix(args) => cmd::matrix::run(&args),
+    let exit = |good: bool| if good { ExitCode::SUCCESS } else { ExitCode::from(1) };
+    let result = match Command::parse() {
+        Command::Matrix(args) => cmd::matrix::run(&args),
+        Command::Real(args) => real::cli::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Suites(args) => suites::cli::run(&args).map(exit),
     };
     result.unwrap_or_else(|error| {
         eprintln!("testkit: {error:#}");
