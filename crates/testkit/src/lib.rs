@@ -6,4 +6,5 @@
 //! Nothing here is used by the engine; failures are returned, not panicked, so that a runner can report them all.
 
 pub mod driver;
+pub mod lockstep;
 pub mod scratch;

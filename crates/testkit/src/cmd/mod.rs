@@ -1,0 +1,3 @@
+//! The subcommands of `testkit`, one a file.
+
+pub(crate) mod lockstep;
