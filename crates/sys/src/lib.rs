@@ -4,3 +4,5 @@
 //! not wrap is wrapped here, one call a function. Nothing here knows of layers.
 
 pub use rustix::io::Errno;
+
+pub mod probe;

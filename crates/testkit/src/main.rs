@@ -12,6 +12,7 @@ use clap::Parser;
 #[command(name = "testkit", version)]
 enum Cli {
     Lockstep(cmd::lockstep::Args),
+    Matrix(cmd::matrix::Args),
 }
 
 fn main() -> ExitCode {
@@ -19,6 +20,7 @@ fn main() -> ExitCode {
         Ok(true) => Ok(ExitCode::SUCCESS),
         Ok(false) => match Cli::parse() {
             Cli::Lockstep(args) => cmd::lockstep::run(&args),
+            Cli::Matrix(args) => cmd::matrix::run(&args),
         },
         Err(error) => Err(error),
     };
