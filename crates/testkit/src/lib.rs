@@ -12,6 +12,7 @@
 //! Nothing here is used by the engine; failures are returned, not panicked, so that a runner can report them all.
 
 pub mod driver;
+pub mod lockstep;
 pub mod errno;
 pub mod scenario;
 pub mod exec;
