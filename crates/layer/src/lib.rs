@@ -7,11 +7,12 @@
 //! This crate knows nothing of merging: it never looks at two layers at once.
 
 pub mod acl;
+pub mod dir;
 pub mod fault;
 pub mod mark;
 pub mod mem;
-pub mod dir;
 mod types;
+pub mod work;
 
 pub use acetate_sys::Errno;
 pub use types::*;
