@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use parking_lot::Mutex;
 
 use crate::mark::{Dialect, Mark};
-use crate::{At, Errno, Kind, Layer, Owner, Rdev, Rename, Result, SetXattr, UpperLayer};
+use crate::{At, Errno, Kind, Owner, Rdev, Rename, Result, SetXattr, UpperLayer};
 
 /// The name of the staging directory within the work directory.
 pub const WORK: &[u8] = b"work";
@@ -72,7 +72,9 @@ pub fn prepare<L: UpperLayer>(
             }
             remove_tree(layer, workdir, WORK).map_err(failed("remove the old staging directory"))?;
         }
-        Ok(_) => layer.unlink(workdir, WORK).map_err(failed("remove what is in place of the staging directory"))?,
+        Ok(_) => {
+            layer.unlink(workdir, WORK).map_err(failed("remove what is in place of the staging directory"))?
+        }
     }
     layer.make_dir(workdir, WORK, 0o700, Owner::Mounter).map_err(failed("make the staging directory"))?;
     let work = layer.open_dir(workdir, WORK).map_err(failed("open the staging directory"))?;
@@ -131,14 +133,17 @@ pub fn probe<L: UpperLayer>(layer: &L, wanted: Option<Dialect>) -> Result<Abilit
         }
     }
     let name = b"#probe";
-    let whiteouts = match layer.make_node(layer.work(), name, Kind::CharDevice, 0, Rdev::default(), Owner::Mounter) {
-        Ok(()) => {
-            layer.unlink(layer.work(), name)?;
-            WhiteoutForm::Device
-        }
-        Err(Errno::PERM | Errno::INVAL | Errno::OPNOTSUPP | Errno::ACCESS) if dialect.is_some() => WhiteoutForm::Xattr,
-        Err(errno) => return Err(errno),
-    };
+    let whiteouts =
+        match layer.make_node(layer.work(), name, Kind::CharDevice, 0, Rdev::default(), Owner::Mounter) {
+            Ok(()) => {
+                layer.unlink(layer.work(), name)?;
+                WhiteoutForm::Device
+            }
+            Err(Errno::PERM | Errno::INVAL | Errno::OPNOTSUPP | Errno::ACCESS) if dialect.is_some() => {
+                WhiteoutForm::Xattr
+            }
+            Err(errno) => return Err(errno),
+        };
     Ok(Abilities { dialect, whiteouts })
 }
 
@@ -270,13 +275,21 @@ impl Staging {
     ///
     /// # Errors
     /// Those of the rename.
-    pub fn take<'a, L: UpperLayer>(&self, layer: &'a L, dir: &L::Dir, name: &[u8], is_dir: bool) -> Result<Staged<'a, L>> {
+    pub fn take<'a, L: UpperLayer>(
+        &self,
+        layer: &'a L,
+        dir: &L::Dir,
+        name: &[u8],
+        is_dir: bool,
+    ) -> Result<Staged<'a, L>> {
         let staged = self.fresh_name();
-        layer.rename((dir, name), (layer.work(), &staged), Rename::NoReplace).or_else(|errno| match errno {
-            // A filesystem without rename flags; the fresh name is free anyway.
-            Errno::INVAL => layer.rename((dir, name), (layer.work(), &staged), Rename::Replace),
-            other => Err(other),
-        })?;
+        layer.rename((dir, name), (layer.work(), &staged), Rename::NoReplace).or_else(
+            |errno| match errno {
+                // A filesystem without rename flags; the fresh name is free anyway.
+                Errno::INVAL => layer.rename((dir, name), (layer.work(), &staged), Rename::Replace),
+                other => Err(other),
+            },
+        )?;
         Ok(Staged { layer, name: staged, is_dir, armed: true })
     }
 }

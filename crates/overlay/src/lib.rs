@@ -1,10 +1,163 @@
 //! The semantics of an overlay: merge, copy-up and one file an operation.
 //!
-//! The engine works over any [`UpperLayer`](acetate_layer::UpperLayer): directories or memory. It knows no FUSE, no
-//! system calls and no paths.
+//! The engine works over any [`UpperLayer`]: directories or memory. It knows no FUSE, no system calls and no paths.
+//! Every operation checks, plans, acts once and records; locks and their order are described in [`node`].
 
+mod config;
+mod copyup;
 mod error;
+mod handle;
+mod inode;
+mod listing;
+mod merge;
+mod node;
+mod op;
+mod protect;
+mod table;
 mod types;
 
+pub use acetate_layer::work::WhiteoutForm;
+pub use config::{Config, Stack};
 pub use error::{OpError, Result};
 pub use types::*;
+
+use acetate_layer::work::Staging;
+use acetate_layer::{At, FsId, Kind, Layer, UpperLayer};
+use error::Step;
+use node::{Lower, Node, Real, State};
+use parking_lot::Mutex;
+use std::collections::HashSet;
+use std::sync::Arc;
+
+/// A mounted overlay. All methods may be called from any number of threads.
+pub struct Overlay<L: UpperLayer> {
+    upper: Option<L>,
+    lowers: Vec<L>,
+    config: Config,
+    inodes: inode::Numbering,
+    staging: Staging,
+    /// Device and inode numbers of layer roots and work directories: reaching one as a child is an error.
+    traps: HashSet<(u64, u64)>,
+    nodes: table::NodeTable<L>,
+    handles: table::HandleTable<L>,
+    /// Longest name that any layer can hold, in bytes.
+    namelen: usize,
+    /// Held by renames between directories, so that ancestry does not change under them.
+    renaming: Mutex<()>,
+    changed: Box<dyn Fn(NodeId) + Send + Sync>,
+}
+
+impl<L: UpperLayer> Overlay<L> {
+    /// Puts layers over one another.
+    ///
+    /// `changed` is called when an operation changes attributes of a node other than those it was asked to change;
+    /// it may be called with locks held and must not call back.
+    ///
+    /// # Errors
+    /// [`OpError::Invalid`] without any layer; a layer whose root cannot be read.
+    pub fn new(
+        stack: Stack<L>,
+        config: Config,
+        changed: Box<dyn Fn(NodeId) + Send + Sync>,
+    ) -> Result<Overlay<L>> {
+        let Stack { upper, lowers } = stack;
+        let layers = || upper.iter().chain(&lowers);
+        if layers().next().is_none() {
+            return Err(OpError::Invalid);
+        }
+        let mut traps: HashSet<(u64, u64)> = config.trapped.iter().copied().collect();
+        let mut namelen = 0;
+        for layer in layers() {
+            let stat = layer.stat(At::Dir(layer.root())).step("stat a layer's root")?;
+            traps.insert((stat.dev, stat.ino));
+            namelen = namelen.max(layer.statfs().step("statfs of a layer")?.namelen as usize);
+        }
+        let lower_ids: Vec<FsId> = lowers.iter().map(Layer::filesystem).collect();
+        let inodes = inode::Numbering::new(upper.as_ref().map(Layer::filesystem), &lower_ids);
+        let mut overlay = Overlay {
+            staging: Staging::new(config.dialect, config.whiteouts),
+            nodes: table::NodeTable::new(),
+            handles: table::HandleTable::new(),
+            upper,
+            lowers,
+            config,
+            inodes,
+            traps,
+            namelen,
+            renaming: Mutex::new(()),
+            changed,
+        };
+        let root = overlay.root_node()?;
+        overlay.nodes.set_root(root);
+        Ok(overlay)
+    }
+
+    fn root_node(&self) -> Result<Arc<Node<L>>> {
+        let mut lowers = Vec::with_capacity(self.lowers.len());
+        let bottom = self.lowers.len().saturating_sub(1);
+        for (number, layer) in self.lowers.iter().enumerate() {
+            // The mark matters only where something can lie below.
+            let xattr_whiteouts =
+                number != bottom && self.has_xattr_whiteouts(layer, At::Dir(layer.root()))?;
+            lowers.push(Lower { layer: number, real: Real::Dir(layer.root().clone()), xattr_whiteouts });
+        }
+        let upper = self.upper.as_ref().map(|layer| Real::Dir(layer.root().clone()));
+        let ino = match (&self.upper, self.lowers.first()) {
+            (Some(layer), _) => self.inodes.upper(layer.stat(At::Dir(layer.root())).step("stat upper")?.ino),
+            (None, Some(layer)) => {
+                self.inodes.lower(0, layer.stat(At::Dir(layer.root())).step("stat a lower root")?.ino)
+            }
+            (None, None) => return Err(OpError::Invalid),
+        };
+        let mut state = State::new(ino);
+        state.upper = upper;
+        state.lowers = lowers;
+        if let (Some(layer), Some(real)) = (&self.upper, &state.upper) {
+            state.prot = self.read_protection(layer, real.at(), None)?;
+        }
+        Ok(Arc::new(Node::new(NodeId::ROOT, Kind::Dir, state)))
+    }
+
+    /// The writable layer.
+    pub(crate) fn upper(&self) -> Result<&L> {
+        if self.config.read_only {
+            return Err(OpError::ReadOnly);
+        }
+        self.upper.as_ref().ok_or(OpError::ReadOnly)
+    }
+
+    /// The layer of an upper real object, also on a read-only mount.
+    pub(crate) fn upper_layer(&self) -> Result<&L> {
+        self.upper.as_ref().ok_or(OpError::ReadOnly)
+    }
+
+    /// The node of that id.
+    pub(crate) fn node(&self, id: NodeId) -> Result<Arc<Node<L>>> {
+        self.nodes.get(id).ok_or(OpError::Stale)
+    }
+
+    /// The node of that id, if it is a directory.
+    pub(crate) fn dir(&self, id: NodeId) -> Result<Arc<Node<L>>> {
+        let node = self.node(id)?;
+        if node.kind == Kind::Dir { Ok(node) } else { Err(OpError::NotDir) }
+    }
+
+    /// The configuration in force.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// How many nodes and open handles there are.
+    pub fn counts(&self) -> Counts {
+        Counts { nodes: self.nodes.len(), handles: self.handles.len() }
+    }
+}
+
+/// Sizes of the engine's tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Counts {
+    /// Nodes that the kernel knows.
+    pub nodes: usize,
+    /// Open files and directories.
+    pub handles: usize,
+}

@@ -1,0 +1,331 @@
+//! Copy-up: the first change of a lower object makes a copy of it in upper.
+//!
+//! The copy is made in the staging directory, or as an unnamed file, and published by one link or rename, ancestors
+//! first. Only the object's own `copy` lock is held meanwhile: everybody else goes on, readers of the object too.
+//! Order of the steps: docs/semantics.md, "Copy-up"; after the kernel's `ovl_copy_up_one` (Linux 6.18).
+
+use crate::Overlay;
+use crate::error::{OpError, Result, Step};
+use crate::node::{Lower, Node, Place, Real};
+use acetate_layer::mark::{self, Mark, ProtAttr};
+use acetate_layer::work::Staged;
+use acetate_layer::{Access, At, Errno, Kind, Owner, SetTime, SetXattr, Stat, UpperLayer, acl};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// How much of a regular file is copied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Data {
+    /// All of it.
+    Whole,
+    /// None: it is about to be truncated to nothing.
+    Nothing,
+}
+
+/// Inode flags that a copy keeps (FS_SYNC_FL, FS_NOATIME_FL; linux/fs.h).
+const KEPT_FLAGS: u32 = 0x8 | 0x80;
+
+/// A staged copy: unnamed, or named in the staging directory.
+enum Copy<'a, L: UpperLayer> {
+    Unnamed(L::File),
+    Named(Staged<'a, L>),
+}
+
+impl<L: UpperLayer> Copy<'_, L> {
+    fn at(&self) -> At<'_, L> {
+        match self {
+            Copy::Unnamed(file) => At::Open(file),
+            Copy::Named(staged) => staged.at(),
+        }
+    }
+}
+
+impl<L: UpperLayer> Overlay<L> {
+    /// Brings a node to upper, its ancestors first. Nothing to do if it is there.
+    ///
+    /// # Errors
+    /// [`OpError::ReadOnly`]; `EEXIST` for a removed lower file and `ENOTDIR` for a removed lower directory, as in
+    /// the kernel; what a step answers (`ENOSPC`, `EDQUOT`, `EIO`, ...). After a failure the node is as before, and
+    /// ancestors that were copied stay.
+    pub(crate) fn copy_up(&self, node: &Arc<Node<L>>, data: Data) -> Result<()> {
+        self.upper()?;
+        // A rename may give the node another parent while the old one is being copied.
+        loop {
+            if node.in_upper() {
+                return Ok(());
+            }
+            let place = self.place_for_copy(node)?;
+            self.copy_up(&place.parent, Data::Whole)?;
+            let _copying = node.copy.lock();
+            if node.in_upper() {
+                return Ok(());
+            }
+            if self.still_at(node, &place) {
+                return self.copy_up_locked(node, &place, data);
+            }
+        }
+    }
+
+    fn place_for_copy(&self, node: &Node<L>) -> Result<Place<L>> {
+        let state = node.state.read();
+        match (state.places.first(), node.kind) {
+            (Some(place), _) => Ok(place.clone()),
+            (None, Kind::Dir) => Err(OpError::NotDir),
+            (None, _) => Err(OpError::Exists),
+        }
+    }
+
+    fn still_at(&self, node: &Node<L>, place: &Place<L>) -> bool {
+        node.state.read().places.first().is_some_and(|now| now.is(&place.parent, &place.name))
+    }
+
+    fn copy_up_locked(&self, node: &Arc<Node<L>>, place: &Place<L>, data: Data) -> Result<()> {
+        let upper = self.upper()?;
+        let lower = node.state.read().lowers.first().cloned().ok_or(OpError::Stale)?;
+        let parent = place.parent.state.read().upper.clone().ok_or(OpError::Stale)?;
+        let parent = parent.dir().ok_or(OpError::NotDir)?;
+        let layer = &self.lowers[lower.layer];
+        let stat = layer.stat(lower.real.at()).step("stat the lower object")?;
+        let times = upper.stat(At::Dir(parent)).step("stat the parent directory in upper")?;
+        self.mark_impure(&place.parent)?;
+        let copy = self.stage(upper, layer, &lower, &stat, data)?;
+        let prot = self.copy_flags(upper, layer, &lower, &stat, copy.at())?;
+        let has_origin = self.mark_origin(upper, &lower, &stat, copy.at())?;
+        self.copy_attributes(upper, &stat, copy.at())?;
+        self.publish(node, place, parent, copy, stat.kind, has_origin, prot)?;
+        // The parent shows its old times: nothing in it has changed for its users.
+        let _times_are_cosmetic =
+            upper.set_times(At::Dir(parent), SetTime::To(times.atime), SetTime::To(times.mtime));
+        place.parent.forget_listing();
+        (self.changed)(node.id);
+        Ok(())
+    }
+
+    /// Makes the copy with data, owner and xattrs.
+    fn stage<'a>(
+        &'a self,
+        upper: &'a L,
+        layer: &L,
+        lower: &Lower<L>,
+        stat: &Stat,
+        data: Data,
+    ) -> Result<Copy<'a, L>> {
+        const STEP: &str = "make the copy in the staging directory";
+        let owner = Owner::Mounter;
+        let copy = match stat.kind {
+            Kind::File => return self.stage_file(upper, layer, lower, stat, data),
+            Kind::Dir => Copy::Named(self.staging.dir(upper, 0o700, owner).step(STEP)?),
+            Kind::Symlink => {
+                let target = layer.read_link(lower.real.at()).step("read the lower symlink")?;
+                let make = |work: &L::Dir, name: &[u8]| upper.make_symlink(work, name, &target, owner);
+                Copy::Named(self.staging.object(upper, make).step(STEP)?.0)
+            }
+            kind => {
+                let make =
+                    |work: &L::Dir, name: &[u8]| upper.make_node(work, name, kind, 0o600, stat.rdev, owner);
+                Copy::Named(self.staging.object(upper, make).step(STEP)?.0)
+            }
+        };
+        self.copy_owner(upper, stat, copy.at())?;
+        self.copy_xattrs(upper, layer, lower, copy.at())?;
+        Ok(copy)
+    }
+
+    fn stage_file<'a>(
+        &'a self,
+        upper: &'a L,
+        layer: &L,
+        lower: &Lower<L>,
+        stat: &Stat,
+        data: Data,
+    ) -> Result<Copy<'a, L>> {
+        const STEP: &str = "make the copy in the staging directory";
+        let (copy, file) = match upper.create_unnamed(upper.work(), 0o600, Owner::Mounter) {
+            Ok(file) => (Copy::Unnamed(file), None),
+            Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => {
+                let make = |work: &L::Dir, name: &[u8]| upper.create(work, name, 0o600, Owner::Mounter);
+                let (staged, file) = self.staging.object(upper, make).step(STEP)?;
+                (Copy::Named(staged), Some(file))
+            }
+            Err(errno) => return Err(OpError::Layer { step: STEP, errno }),
+        };
+        if data == Data::Whole && stat.size > 0 {
+            let target = match (&copy, &file) {
+                (Copy::Unnamed(file), _) | (Copy::Named(_), Some(file)) => file,
+                (Copy::Named(_), None) => return Err(OpError::Stale),
+            };
+            let source = layer.open_file(lower.real.at(), Access::Read).step("open the lower file")?;
+            upper.copy_data(&source, target, stat.size).step("copy the data")?;
+            // What was published is whole after a crash: the data first, then the name (fsync=auto).
+            upper.sync(At::Open(target), false).step("sync the copy")?;
+        }
+        self.copy_owner(upper, stat, copy.at())?;
+        self.copy_xattrs(upper, layer, lower, copy.at())?;
+        Ok(copy)
+    }
+
+    /// Owner before xattrs and mode: changing it takes set-id bits and capabilities away.
+    fn copy_owner(&self, upper: &L, stat: &Stat, copy: At<'_, L>) -> Result<()> {
+        let now = upper.stat(copy).step("stat the copy")?;
+        let uid = (now.uid != stat.uid).then_some(stat.uid);
+        let gid = (now.gid != stat.gid).then_some(stat.gid);
+        if uid.is_none() && gid.is_none() {
+            return Ok(());
+        }
+        match upper.set_owner(copy, uid, gid) {
+            // An owner that does not exist in the mounter's user namespace.
+            Err(Errno::INVAL) => {
+                Err(OpError::Layer { step: "set the owner of the copy", errno: Errno::OVERFLOW })
+            }
+            other => other.step("set the owner of the copy"),
+        }
+    }
+
+    /// Copies xattrs and ACLs, without marks.
+    pub(crate) fn copy_xattrs(&self, upper: &L, layer: &L, lower: &Lower<L>, copy: At<'_, L>) -> Result<()> {
+        let names = match layer.list_xattrs(lower.real.at()) {
+            Ok(names) => names,
+            Err(Errno::OPNOTSUPP) => return Ok(()),
+            Err(errno) => return Err(OpError::Layer { step: "list the xattrs of the lower object", errno }),
+        };
+        for name in names {
+            if mark::is_private(self.config.dialect, &name) {
+                continue;
+            }
+            // One that vanishes between list and get was not ours to copy.
+            let Some(value) =
+                layer.get_xattr(lower.real.at(), &name).step("read an xattr of the lower object")?
+            else {
+                continue;
+            };
+            match upper.set_xattr(copy, &name, &value, SetXattr::Any) {
+                Ok(()) => {}
+                Err(Errno::OPNOTSUPP) if !must_keep(&name) => {}
+                // A mounter who may not set it could not have seen it used either (user namespaces).
+                Err(Errno::PERM) if name.starts_with(b"trusted.") || name.starts_with(b"security.") => {}
+                Err(errno) => return Err(OpError::Layer { step: "copy an xattr", errno }),
+            }
+        }
+        Ok(())
+    }
+
+    /// Keeps the flags sync and noatime on the copy and the forbidding ones in its mark.
+    fn copy_flags(
+        &self,
+        upper: &L,
+        layer: &L,
+        lower: &Lower<L>,
+        stat: &Stat,
+        copy: At<'_, L>,
+    ) -> Result<ProtAttr> {
+        let prot = crate::protect::real_protection(stat);
+        if !matches!(stat.kind, Kind::File | Kind::Dir) {
+            return Ok(ProtAttr::default());
+        }
+        if prot != ProtAttr::default() && self.config.marks_storable {
+            let name = self.config.dialect.name(Mark::ProtAttr);
+            upper.set_xattr(copy, name, prot.format(), SetXattr::Any).step("set the protattr mark")?;
+        }
+        // Filesystems without such flags have nothing to keep.
+        if let Ok(flags) = layer.inode_flags(lower.real.at())
+            && flags & KEPT_FLAGS != 0
+            && let Ok(now) = upper.inode_flags(copy)
+        {
+            upper.set_inode_flags(copy, now | flags & KEPT_FLAGS).step("set the inode flags of the copy")?;
+        }
+        Ok(prot)
+    }
+
+    /// Records where the copy came from. Returns whether the copy keeps the inode number.
+    fn mark_origin(&self, upper: &L, lower: &Lower<L>, stat: &Stat, copy: At<'_, L>) -> Result<bool> {
+        // The copy of one of several names is a new object.
+        if stat.kind != Kind::Dir && stat.nlink > 1 {
+            return Ok(false);
+        }
+        if self.config.marks_storable {
+            let value = self.origin_value(lower)?;
+            match upper.set_xattr(copy, self.config.dialect.name(Mark::Origin), &value, SetXattr::Any) {
+                // Symlinks and special files cannot carry user.* attributes.
+                Ok(()) | Err(Errno::OPNOTSUPP | Errno::PERM) => {}
+                Err(errno) => return Err(OpError::Layer { step: "set the origin mark", errno }),
+            }
+        }
+        Ok(true)
+    }
+
+    fn copy_attributes(&self, upper: &L, stat: &Stat, copy: At<'_, L>) -> Result<()> {
+        if stat.kind != Kind::Symlink {
+            upper.set_mode(copy, stat.mode).step("set the mode of the copy")?;
+        }
+        upper
+            .set_times(copy, SetTime::To(stat.atime), SetTime::To(stat.mtime))
+            .step("set the times of the copy")
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the pieces of one atomic step")]
+    fn publish(
+        &self,
+        node: &Arc<Node<L>>,
+        place: &Place<L>,
+        parent: &L::Dir,
+        copy: Copy<'_, L>,
+        kind: Kind,
+        has_origin: bool,
+        prot: ProtAttr,
+    ) -> Result<()> {
+        const STEP: &str = "publish the copy";
+        let upper = self.upper()?;
+        let mut state = node.state.write();
+        // A rename or removal since then has changed the place; both copy up first or leave none.
+        let kept = state.places.first().is_some_and(|now| now.is(&place.parent, &place.name));
+        if !kept {
+            return Err(if kind == Kind::Dir { OpError::NotDir } else { OpError::Exists });
+        }
+        // All that can fail comes before the one step that is seen.
+        let ino = upper.stat(copy.at()).step("stat the copy")?.ino;
+        let real = match &copy {
+            // The handle follows the directory when it is renamed.
+            Copy::Named(staged) if kind == Kind::Dir => {
+                Real::Dir(upper.open_dir(upper.work(), staged.name()).step("open the copied directory")?)
+            }
+            _ => Real::Named(parent.clone(), place.name.clone()),
+        };
+        match copy {
+            Copy::Unnamed(file) => upper.link(At::Open(&file), parent, &place.name).step(STEP)?,
+            Copy::Named(staged) => staged.publish_new(parent, &place.name).step(STEP)?,
+        }
+        if !has_origin {
+            state.ino = self.inodes.upper(ino);
+        }
+        if kind != Kind::Dir {
+            state.lowers.clear();
+            state.has_origin = has_origin;
+        }
+        state.prot = prot;
+        state.upper = Some(real);
+        node.in_upper.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    /// Marks the upper part of a directory impure: it may now hold objects with an origin.
+    pub(crate) fn mark_impure(&self, dir: &Node<L>) -> Result<()> {
+        let part = dir.as_dir()?;
+        if !self.config.marks_storable || part.impure.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let upper = self.upper()?;
+        let state = dir.state.read();
+        let Some(real) = &state.upper else {
+            return Err(OpError::Stale);
+        };
+        let name = self.config.dialect.name(Mark::Impure);
+        upper.set_xattr(real.at(), name, b"y", SetXattr::Any).step("mark a directory impure")?;
+        part.impure.store(true, Ordering::Release);
+        Ok(())
+    }
+}
+
+/// Attributes that a copy must not lose even where upper cannot hold them.
+fn must_keep(name: &[u8]) -> bool {
+    name.starts_with(b"security.") || name == acl::ACCESS || name == acl::DEFAULT
+}

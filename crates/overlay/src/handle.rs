@@ -1,0 +1,99 @@
+//! Open files and directories.
+
+use crate::error::{OpError, Result, Step};
+use crate::listing::Listing;
+use crate::node::Node;
+use crate::{HandleId, Overlay};
+use acetate_layer::{Access, Kind, UpperLayer};
+use parking_lot::{Mutex, RwLock};
+use std::sync::Arc;
+
+/// An open file or directory.
+pub(crate) enum Handle<L: UpperLayer> {
+    /// A regular file.
+    File(OpenFile<L>),
+    /// A directory.
+    Dir(OpenDir<L>),
+}
+
+/// An open regular file.
+pub(crate) struct OpenFile<L: UpperLayer> {
+    /// The file.
+    pub node: Arc<Node<L>>,
+    /// As it was opened.
+    pub access: Access,
+    real: RwLock<RealFile<L>>,
+}
+
+/// The real file behind an open file.
+pub(crate) struct RealFile<L: UpperLayer> {
+    /// Open for what the handle may do.
+    pub file: Arc<L::File>,
+    /// The lower layer it is in; `None` is upper.
+    pub lower: Option<usize>,
+}
+
+impl<L: UpperLayer> Clone for RealFile<L> {
+    fn clone(&self) -> Self {
+        RealFile { file: self.file.clone(), lower: self.lower }
+    }
+}
+
+/// An open directory, with the listing it has begun to read.
+pub(crate) struct OpenDir<L: UpperLayer> {
+    /// The directory.
+    pub node: Arc<Node<L>>,
+    /// Kept until the reader starts again.
+    pub listing: Mutex<Option<Arc<Listing>>>,
+}
+
+impl<L: UpperLayer> OpenFile<L> {
+    pub fn new(node: Arc<Node<L>>, access: Access, real: RealFile<L>) -> OpenFile<L> {
+        OpenFile { node, access, real: RwLock::new(real) }
+    }
+}
+
+impl<L: UpperLayer> Overlay<L> {
+    /// An open file or directory.
+    pub(crate) fn handle(&self, id: HandleId) -> Result<Arc<Handle<L>>> {
+        self.handles.get(id).ok_or(OpError::Stale)
+    }
+
+    /// The real file of an open file: always the current one, which is upper's once the file was copied up.
+    pub(crate) fn real_file(&self, open: &OpenFile<L>) -> Result<RealFile<L>> {
+        let real = open.real.read();
+        if real.lower.is_none() || !open.node.in_upper() {
+            return Ok(real.clone());
+        }
+        drop(real);
+        let opened = self.open_real(&open.node, open.access)?;
+        let mut real = open.real.write();
+        if real.lower.is_some() {
+            *real = opened;
+        }
+        Ok(real.clone())
+    }
+
+    /// Opens the topmost real object of a regular file.
+    pub(crate) fn open_real(&self, node: &Node<L>, access: Access) -> Result<RealFile<L>> {
+        if node.kind != Kind::File {
+            return Err(OpError::Invalid);
+        }
+        let state = node.state.read();
+        if let Some(upper) = &state.upper {
+            let file = self.upper_layer()?.open_file(upper.at(), access).step("open the upper file")?;
+            return Ok(RealFile { file: Arc::new(file), lower: None });
+        }
+        let lower = state.lowers.first().ok_or(OpError::Stale)?;
+        let file = self.lowers[lower.layer].open_file(lower.real.at(), access).step("open the lower file")?;
+        Ok(RealFile { file: Arc::new(file), lower: Some(lower.layer) })
+    }
+
+    /// The layer of a real file.
+    pub(crate) fn layer_of(&self, real: &RealFile<L>) -> Result<&L> {
+        match real.lower {
+            Some(layer) => Ok(&self.lowers[layer]),
+            None => self.upper_layer(),
+        }
+    }
+}

@@ -1,0 +1,420 @@
+//! Lookup: what a name in a directory is made of, over all layers.
+//!
+//! The rules are those of the kernel's `ovl_lookup` (Linux 6.18, fs/overlayfs/namei.c; docs/semantics.md, "Lookup").
+
+use crate::Overlay;
+use crate::error::{OpError, Result, Step};
+use crate::node::{Lower, Real, State};
+use acetate_layer::mark::{self, Mark, Opaque, Origin, ProtAttr, Redirect};
+use acetate_layer::{At, Errno, Kind, SetXattr, Stat, UpperLayer};
+
+/// What a name is made of.
+pub(crate) struct Found<L: UpperLayer> {
+    /// Upper part.
+    pub upper: Option<Real<L>>,
+    /// Lower parts.
+    pub lowers: Vec<Lower<L>>,
+    /// Attributes of the topmost part.
+    pub stat: Stat,
+    /// A non-directory in upper has the number of its origin.
+    pub has_origin: bool,
+    /// The inode number.
+    pub ino: u64,
+    /// Append-only and immutable.
+    pub prot: ProtAttr,
+    /// Device and inode number of the topmost lower directory, which identifies a merged directory.
+    pub lower_dir: Option<(u64, u64)>,
+}
+
+/// The progress of a lookup through the layers.
+struct Search {
+    /// What is looked for in the next layer.
+    target: Target,
+    is_dir: bool,
+    stop: bool,
+    metacopy: bool,
+    redirected: bool,
+    /// Nothing lies below: marks need not be read.
+    last: bool,
+    xattr_whiteouts: bool,
+}
+
+/// Where the next layer is searched.
+#[derive(Clone)]
+enum Target {
+    /// A name in the layer's part of the parent.
+    Name(Vec<u8>),
+    /// A path from the layer's root.
+    Path(Vec<Vec<u8>>),
+}
+
+/// A part found in one layer.
+struct Part<L: UpperLayer> {
+    real: Real<L>,
+    stat: Stat,
+}
+
+impl<L: UpperLayer> Overlay<L> {
+    /// Resolves `name` in the directory with that state. `None` if there is no such name.
+    ///
+    /// May write to upper: a merged directory without origin gets one, as in the kernel. `skip` names the layers
+    /// that are known not to hold the name: upper and all lowers above that one.
+    pub(crate) fn resolve(
+        &self,
+        parent: &State<L>,
+        name: &[u8],
+        skip: Option<usize>,
+    ) -> Result<Option<Found<L>>> {
+        if name.len() > self.namelen {
+            return Err(OpError::NameTooLong);
+        }
+        let bottom = self.lowers.len().checked_sub(1);
+        let mut search = Search {
+            target: Target::Name(name.to_vec()),
+            is_dir: false,
+            stop: false,
+            metacopy: false,
+            redirected: false,
+            last: !self.config.follow_redirects && parent.lowers.is_empty(),
+            xattr_whiteouts: false,
+        };
+        let mut upper = None;
+        if skip.is_none()
+            && let (Some(dir), Some(layer)) = (parent.upper.as_ref().and_then(Real::dir), &self.upper)
+        {
+            upper = self.search_layer(layer, dir, &mut search, true)?;
+        }
+        let mut lowers: Vec<Lower<L>> = Vec::new();
+        let mut top: Option<Stat> = None;
+        // An absolute redirect continues at the layers' roots, whatever the parent merges.
+        let mut at_root = matches!(search.target, Target::Path(_));
+        let mut index = 0;
+        while !search.stop {
+            let (layer_number, dir) = if at_root {
+                match self.lowers.get(index) {
+                    Some(layer) => (index, layer.root().clone()),
+                    None => break,
+                }
+            } else {
+                match parent.lowers.get(index) {
+                    Some(lower) => match lower.real.dir() {
+                        Some(dir) => (lower.layer, dir.clone()),
+                        None => break,
+                    },
+                    None => break,
+                }
+            };
+            if skip.is_some_and(|first| layer_number < first) {
+                index += 1;
+                continue;
+            }
+            self.may_follow(&search)?;
+            search.last = if self.config.follow_redirects {
+                Some(layer_number) == bottom
+            } else if at_root {
+                index + 1 == self.lowers.len()
+            } else {
+                index + 1 == parent.lowers.len()
+            };
+            search.xattr_whiteouts = false;
+            let found = self.search_layer(&self.lowers[layer_number], &dir, &mut search, false)?;
+            if let Some(part) = found {
+                if top.is_none() {
+                    top = Some(part.stat);
+                }
+                lowers.push(Lower {
+                    layer: layer_number,
+                    real: part.real,
+                    xattr_whiteouts: search.xattr_whiteouts,
+                });
+            }
+            if search.stop {
+                break;
+            }
+            index += 1;
+            if !at_root && matches!(search.target, Target::Path(_)) {
+                at_root = true;
+                index = layer_number + 1;
+            }
+        }
+        self.may_follow(&search)?;
+        self.assemble(parent, upper, lowers, top)
+    }
+
+    /// A mark that has been met and may not be followed ends the lookup before another layer is searched.
+    fn may_follow(&self, search: &Search) -> Result<()> {
+        if search.metacopy || search.redirected && !self.config.follow_redirects {
+            return Err(OpError::MarkRefused);
+        }
+        Ok(())
+    }
+
+    fn assemble(
+        &self,
+        parent: &State<L>,
+        upper: Option<Part<L>>,
+        mut lowers: Vec<Lower<L>>,
+        top: Option<Stat>,
+    ) -> Result<Option<Found<L>>> {
+        let layer_number = lowers.first().map(|lower| lower.layer);
+        let lower_ino = |stat: &Stat| self.inodes.lower(layer_number.unwrap_or(0), stat.ino);
+        let Some(upper) = upper else {
+            let Some(stat) = top else {
+                return Ok(None);
+            };
+            if stat.kind != Kind::Dir {
+                lowers.truncate(1);
+            }
+            return Ok(Some(Found {
+                upper: None,
+                ino: lower_ino(&stat),
+                prot: crate::protect::real_protection(&stat),
+                lower_dir: (stat.kind == Kind::Dir).then_some((stat.dev, stat.ino)),
+                has_origin: false,
+                lowers,
+                stat,
+            }));
+        };
+        let layer = self.upper_layer()?;
+        let mut found = Found {
+            ino: self.inodes.upper(upper.stat.ino),
+            prot: ProtAttr::default(),
+            lower_dir: None,
+            has_origin: false,
+            upper: Some(upper.real.clone()),
+            lowers: Vec::new(),
+            stat: upper.stat,
+        };
+        if found.stat.kind == Kind::Dir {
+            found.prot = self.read_protection(layer, upper.real.at(), Some(&found.stat))?;
+            if let (Some(stat), Some(lower)) = (&top, lowers.first()) {
+                self.fix_origin(parent, layer, &upper.real, lower)?;
+                found.ino = lower_ino(stat);
+                found.lower_dir = Some((stat.dev, stat.ino));
+            }
+            found.lowers = lowers;
+        } else {
+            if found.stat.kind == Kind::File {
+                found.prot = self.read_protection(layer, upper.real.at(), Some(&found.stat))?;
+            }
+            if let Some(ino) = self.origin_number(layer, upper.real.at(), found.stat.kind)? {
+                found.ino = ino;
+                found.has_origin = true;
+            }
+        }
+        Ok(Some(found))
+    }
+
+    /// Searches one layer and updates the search; the result is a part of the object, or nothing.
+    fn search_layer(
+        &self,
+        layer: &L,
+        dir: &L::Dir,
+        search: &mut Search,
+        is_upper: bool,
+    ) -> Result<Option<Part<L>>> {
+        match search.target.clone() {
+            Target::Name(name) => self.search_component(layer, dir, &name, &[], &[], search, is_upper),
+            Target::Path(path) => {
+                let mut base = layer.root().clone();
+                for (depth, name) in path.iter().enumerate() {
+                    let (prefix, rest) = (&path[..depth], &path[depth + 1..]);
+                    let part = self.search_component(layer, &base, name, prefix, rest, search, is_upper)?;
+                    if rest.is_empty() {
+                        return Ok(part);
+                    }
+                    match part {
+                        Some(Part { real: Real::Dir(next), .. }) => base = next,
+                        _ => return Ok(None),
+                    }
+                }
+                Ok(None)
+            }
+        }
+    }
+
+    /// Searches one component. `prefix` and `rest` are the components around it in an absolute path; with both empty
+    /// it is a name in the parent.
+    #[expect(clippy::too_many_arguments, reason = "the state of one step of the kernel's algorithm")]
+    fn search_component(
+        &self,
+        layer: &L,
+        dir: &L::Dir,
+        name: &[u8],
+        prefix: &[Vec<u8>],
+        rest: &[Vec<u8>],
+        search: &mut Search,
+        is_upper: bool,
+    ) -> Result<Option<Part<L>>> {
+        let final_component = rest.is_empty();
+        if matches!(name, b"." | b"..") {
+            return Err(OpError::BrokenMark { what: "a redirect has dot components", errno: Errno::ACCESS });
+        }
+        let stat = match layer.stat(At::Name(dir, name)) {
+            Ok(stat) => stat,
+            Err(Errno::NOENT | Errno::NAMETOOLONG) => return Ok(None),
+            Err(errno) => return Err(OpError::Layer { step: "look a name up in a layer", errno }),
+        };
+        let at = At::Name(dir, name);
+        if self.is_whiteout(layer, at, &stat)? {
+            search.stop = true;
+            return Ok(None);
+        }
+        if final_component && search.metacopy && stat.kind != Kind::File {
+            search.stop = true;
+            return Ok(None);
+        }
+        if stat.kind != Kind::Dir {
+            if search.is_dir || !final_component {
+                search.stop = true;
+                return Ok(None);
+            }
+            search.metacopy = stat.kind == Kind::File
+                && self.mark(layer, at, Mark::Metacopy).step("read the metacopy mark")?.is_some();
+            search.stop = !search.metacopy;
+            return Ok(Some(Part { real: Real::Named(dir.clone(), name.into()), stat }));
+        }
+        if self.traps.contains(&(stat.dev, stat.ino)) {
+            return Err(OpError::LayerLoop);
+        }
+        let inner = match layer.open_dir(dir, name) {
+            Ok(inner) => inner,
+            Err(Errno::NOENT) => return Ok(None),
+            Err(errno) => return Err(OpError::Layer { step: "open a directory of a layer", errno }),
+        };
+        if final_component {
+            search.is_dir = true;
+        }
+        if !search.last {
+            let value = self.mark(layer, At::Dir(&inner), Mark::Opaque).step("read the opaque mark")?;
+            match mark::opaque(value.as_deref()) {
+                Opaque::Yes => {
+                    search.stop = true;
+                    return Ok(Some(Part { real: Real::Dir(inner), stat }));
+                }
+                Opaque::HasXattrWhiteouts => search.xattr_whiteouts = final_component && !is_upper,
+                Opaque::No => {}
+            }
+            self.follow_redirect(layer, &inner, prefix, rest, search)?;
+        }
+        Ok(Some(Part { real: Real::Dir(inner), stat }))
+    }
+
+    fn follow_redirect(
+        &self,
+        layer: &L,
+        dir: &L::Dir,
+        prefix: &[Vec<u8>],
+        rest: &[Vec<u8>],
+        search: &mut Search,
+    ) -> Result<()> {
+        let Some(value) = self.mark(layer, At::Dir(dir), Mark::Redirect).step("read the redirect mark")?
+        else {
+            return Ok(());
+        };
+        let redirect = Redirect::parse(&value)
+            .map_err(|_| OpError::BrokenMark { what: "a redirect is malformed", errno: Errno::INVAL })?;
+        search.redirected = true;
+        let mut path = match &redirect {
+            Redirect::Absolute(path) => {
+                // It holds even below an opaque ancestor met on the way.
+                search.stop = false;
+                path.clone()
+            }
+            Redirect::Relative(name) => {
+                if matches!(search.target, Target::Name(_)) {
+                    search.target = Target::Name(name.clone());
+                    return Ok(());
+                }
+                [prefix, std::slice::from_ref(name)].concat()
+            }
+        };
+        path.extend_from_slice(rest);
+        search.target = Target::Path(path);
+        Ok(())
+    }
+
+    /// Whether an object is a whiteout in either form.
+    pub(crate) fn is_whiteout(&self, layer: &L, at: At<'_, L>, stat: &Stat) -> Result<bool> {
+        if mark::is_device_whiteout(stat) {
+            return Ok(true);
+        }
+        if !mark::may_be_xattr_whiteout(stat) {
+            return Ok(false);
+        }
+        Ok(self.mark(layer, at, Mark::Whiteout).step("read the whiteout mark")?.is_some())
+    }
+
+    /// Whether the opaque mark of a directory says that it may hold xattr whiteouts.
+    pub(crate) fn has_xattr_whiteouts(&self, layer: &L, at: At<'_, L>) -> Result<bool> {
+        let value = self.mark(layer, at, Mark::Opaque).step("read the opaque mark")?;
+        Ok(mark::opaque(value.as_deref()) == Opaque::HasXattrWhiteouts)
+    }
+
+    /// Stores the origin of a merged upper directory that has none, and marks its parent impure. The kernel does
+    /// this at lookup, even on a read-only mount; a failure is not one of the lookup.
+    fn fix_origin(&self, parent: &State<L>, layer: &L, upper: &Real<L>, lower: &Lower<L>) -> Result<()> {
+        if !self.config.marks_storable {
+            return Ok(());
+        }
+        let name = self.config.dialect.name(Mark::Origin);
+        if self.mark(layer, upper.at(), Mark::Origin).step("read the origin mark")?.is_some() {
+            return Ok(());
+        }
+        let value = self.origin_value(lower)?;
+        if layer.set_xattr(upper.at(), name, &value, SetXattr::Any).is_err() {
+            return Ok(());
+        }
+        if let Some(dir) = parent.upper.as_ref() {
+            let impure = self.config.dialect.name(Mark::Impure);
+            // As above: without it only the inode numbers of a listing differ.
+            let _not_essential = layer.set_xattr(dir.at(), impure, b"y", SetXattr::Any);
+        }
+        Ok(())
+    }
+
+    /// The value of the origin mark for a copy of `lower`; empty where the filesystem has no handles.
+    pub(crate) fn origin_value(&self, lower: &Lower<L>) -> Result<Vec<u8>> {
+        let handle = self.lowers[lower.layer].handle(lower.real.at());
+        match handle {
+            Ok(Some(handle)) => Ok(Origin::encode(&handle)),
+            Ok(None) | Err(Errno::OPNOTSUPP | Errno::OVERFLOW) => Ok(Vec::new()),
+            Err(errno) => Err(OpError::Layer { step: "get the handle of a lower object", errno }),
+        }
+    }
+
+    /// The inode number that an upper non-directory has kept from its origin.
+    fn origin_number(&self, layer: &L, at: At<'_, L>, kind: Kind) -> Result<Option<u64>> {
+        let Some(value) = self.mark(layer, at, Mark::Origin).step("read the origin mark")? else {
+            return Ok(None);
+        };
+        let Origin::Known(handle) = Origin::decode(&value) else {
+            return Ok(None);
+        };
+        for (number, lower) in self.lowers.iter().enumerate() {
+            // A handle that cannot be resolved only costs the old number.
+            if let Ok(Some(stat)) = lower.resolve(&handle) {
+                let usable = stat.kind == kind && stat.nlink == 1;
+                return Ok(usable.then(|| self.inodes.lower(number, stat.ino)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whether a lower layer provides `name` in the directory: whether removing it from upper would show it again.
+    pub(crate) fn lower_provides(&self, parent: &State<L>, name: &[u8]) -> Result<bool> {
+        for lower in &parent.lowers {
+            let (layer, Some(dir)) = (&self.lowers[lower.layer], lower.real.dir()) else {
+                continue;
+            };
+            let at = At::Name(dir, name);
+            match layer.stat(at) {
+                Ok(stat) => return Ok(!self.is_whiteout(layer, at, &stat)?),
+                Err(Errno::NOENT | Errno::NAMETOOLONG) => {}
+                // "Cannot tell" is not "absent": a needless whiteout does no harm.
+                Err(_) => return Ok(true),
+            }
+        }
+        Ok(false)
+    }
+}

@@ -1,0 +1,246 @@
+//! Nodes: the objects of the overlay that the kernel knows.
+//!
+//! # Locks
+//! In this order; whoever holds one may only take later ones:
+//! 1. `ns` of directories, two of them by node id: read to look a name up, write to change names;
+//! 2. `copy` of a node: held for a whole copy-up, data included, and by nobody else;
+//! 3. `state` of a node: read to use its real objects, write for the instant in which they change;
+//! 4. `children`, `listing`, tables: leaves, never held across a call to a layer.
+//!
+//! A copy-up takes `copy` of the ancestors before that of the node, never both at once.
+
+use crate::NodeId;
+use crate::listing::Listing;
+use acetate_layer::mark::ProtAttr;
+use acetate_layer::{At, Kind, UpperLayer};
+use parking_lot::{Mutex, RwLock};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+
+/// Where an object of a layer is.
+pub(crate) enum Real<L: UpperLayer> {
+    /// A directory.
+    Dir(L::Dir),
+    /// Anything else, by one name below a directory.
+    Named(L::Dir, Box<[u8]>),
+    /// Anything else that has no name any more, or none yet.
+    Held(Arc<L::File>),
+}
+
+impl<L: UpperLayer> Real<L> {
+    /// For layer operations.
+    pub fn at(&self) -> At<'_, L> {
+        match self {
+            Real::Dir(dir) => At::Dir(dir),
+            Real::Named(dir, name) => At::Name(dir, name),
+            Real::Held(file) => At::Open(file.as_ref()),
+        }
+    }
+
+    /// The directory, if it is one.
+    pub fn dir(&self) -> Option<&L::Dir> {
+        match self {
+            Real::Dir(dir) => Some(dir),
+            _ => None,
+        }
+    }
+}
+
+impl<L: UpperLayer> Clone for Real<L> {
+    fn clone(&self) -> Self {
+        match self {
+            Real::Dir(dir) => Real::Dir(dir.clone()),
+            Real::Named(dir, name) => Real::Named(dir.clone(), name.clone()),
+            Real::Held(file) => Real::Held(file.clone()),
+        }
+    }
+}
+
+/// A part of a node in a lower layer.
+pub(crate) struct Lower<L: UpperLayer> {
+    /// Index of the layer, 0 topmost.
+    pub layer: usize,
+    /// The object.
+    pub real: Real<L>,
+    /// The directory is marked `opaque=x`: empty files in it may be whiteouts.
+    pub xattr_whiteouts: bool,
+}
+
+impl<L: UpperLayer> Clone for Lower<L> {
+    fn clone(&self) -> Self {
+        Lower { layer: self.layer, real: self.real.clone(), xattr_whiteouts: self.xattr_whiteouts }
+    }
+}
+
+/// A name of a node.
+pub(crate) struct Place<L: UpperLayer> {
+    /// The directory.
+    pub parent: Arc<Node<L>>,
+    /// The name in it.
+    pub name: Box<[u8]>,
+}
+
+impl<L: UpperLayer> Place<L> {
+    /// Whether it is this name in this directory.
+    pub fn is(&self, parent: &Arc<Node<L>>, name: &[u8]) -> bool {
+        Arc::ptr_eq(&self.parent, parent) && *self.name == *name
+    }
+}
+
+impl<L: UpperLayer> Clone for Place<L> {
+    fn clone(&self) -> Self {
+        Place { parent: self.parent.clone(), name: self.name.clone() }
+    }
+}
+
+/// What a node is made of; changes by copy-up, rename and removal.
+pub(crate) struct State<L: UpperLayer> {
+    /// The names it is known by; none for the root and for what has been removed.
+    pub places: Vec<Place<L>>,
+    /// Its upper part.
+    pub upper: Option<Real<L>>,
+    /// Its lower parts: all that a directory merges; at most one of other objects that are not in upper.
+    pub lowers: Vec<Lower<L>>,
+    /// A non-directory in upper whose number is that of the lower object it was copied from.
+    pub has_origin: bool,
+    /// The inode number.
+    pub ino: u64,
+    /// Append-only and immutable, real or as marked.
+    pub prot: ProtAttr,
+}
+
+impl<L: UpperLayer> State<L> {
+    /// A state without any real object.
+    pub fn new(ino: u64) -> State<L> {
+        State {
+            places: Vec::new(),
+            upper: None,
+            lowers: Vec::new(),
+            has_origin: false,
+            ino,
+            prot: ProtAttr::default(),
+        }
+    }
+
+    /// Records that the node has lost a name. Its upper object is then found by another name, or held.
+    pub fn lose_place(&mut self, parent: &Arc<Node<L>>, name: &[u8], held: Option<Arc<L::File>>) {
+        self.places.retain(|place| !place.is(parent, name));
+        if let Some(held) = held {
+            self.upper = Some(Real::Held(held));
+        } else {
+            self.follow_place();
+        }
+    }
+
+    /// Records that a name of the node is another one now, in the upper directory `dir`.
+    pub fn move_place(&mut self, parent: &Arc<Node<L>>, name: &[u8], new: Place<L>, dir: L::Dir) {
+        self.places.retain(|place| !place.is(parent, name) && !place.is(&new.parent, &new.name));
+        if matches!(self.upper, Some(Real::Named(..))) {
+            self.upper = Some(Real::Named(dir, new.name.clone()));
+        }
+        self.places.push(new);
+    }
+
+    /// Finds the upper object of a non-directory by its first known name.
+    pub fn follow_place(&mut self) {
+        if !matches!(self.upper, Some(Real::Named(..))) {
+            return;
+        }
+        let Some(place) = self.places.first() else {
+            return;
+        };
+        // A parent is never locked for writing by whoever holds the state of a child.
+        let dir = place.parent.state.read().upper.as_ref().and_then(Real::dir).cloned();
+        if let Some(dir) = dir {
+            self.upper = Some(Real::Named(dir, place.name.clone()));
+        }
+    }
+
+    /// How many real directories a directory merges.
+    pub fn parts(&self) -> usize {
+        usize::from(self.upper.is_some()) + self.lowers.len()
+    }
+}
+
+/// What only directories have.
+pub(crate) struct DirPart<L: UpperLayer> {
+    /// Guards the names in the directory against changes.
+    pub ns: RwLock<()>,
+    /// The nodes of names that the kernel has looked up.
+    pub children: Mutex<HashMap<Box<[u8]>, Weak<Node<L>>>>,
+    /// The listing, as long as nothing has changed.
+    pub listing: Mutex<Option<Arc<Listing>>>,
+    /// The default ACL of the directory, once it has been read.
+    pub default_acl: Mutex<Option<Option<Arc<[u8]>>>>,
+    /// The upper directory is known to be marked impure.
+    pub impure: AtomicBool,
+}
+
+/// An object of the overlay.
+pub(crate) struct Node<L: UpperLayer> {
+    /// Its id, unique for the life of the mount.
+    pub id: NodeId,
+    /// Its type; never changes.
+    pub kind: Kind,
+    /// What it is made of.
+    pub state: RwLock<State<L>>,
+    /// Held while it is copied up.
+    pub copy: Mutex<()>,
+    /// The object is in upper: open files of it have to be opened anew.
+    pub in_upper: AtomicBool,
+    dir: Option<Box<DirPart<L>>>,
+}
+
+impl<L: UpperLayer> Node<L> {
+    /// A node of that type.
+    pub fn new(id: NodeId, kind: Kind, state: State<L>) -> Node<L> {
+        let dir = (kind == Kind::Dir).then(|| {
+            Box::new(DirPart {
+                ns: RwLock::new(()),
+                children: Mutex::new(HashMap::new()),
+                listing: Mutex::new(None),
+                default_acl: Mutex::new(None),
+                impure: AtomicBool::new(false),
+            })
+        });
+        let in_upper = AtomicBool::new(state.upper.is_some());
+        Node { id, kind, state: RwLock::new(state), copy: Mutex::new(()), in_upper, dir }
+    }
+
+    /// What only directories have; an error for anything else.
+    pub fn as_dir(&self) -> crate::Result<&DirPart<L>> {
+        self.dir.as_deref().ok_or(crate::OpError::NotDir)
+    }
+
+    /// Whether it is in upper.
+    pub fn in_upper(&self) -> bool {
+        self.in_upper.load(Ordering::Acquire)
+    }
+
+    /// The live node of a name.
+    pub fn child(&self, name: &[u8]) -> Option<Arc<Node<L>>> {
+        self.dir.as_ref()?.children.lock().get(name)?.upgrade()
+    }
+
+    /// Records the node of a name.
+    pub fn set_child(&self, name: &[u8], child: &Arc<Node<L>>) {
+        if let Some(dir) = &self.dir {
+            dir.children.lock().insert(name.into(), Arc::downgrade(child));
+        }
+    }
+
+    /// Forgets the node of a name.
+    pub fn remove_child(&self, name: &[u8]) {
+        if let Some(dir) = &self.dir {
+            dir.children.lock().remove(name);
+        }
+    }
+
+    /// Forgets the remembered listing: an entry was added or removed, or moved to upper.
+    pub fn forget_listing(&self) {
+        if let Some(dir) = &self.dir {
+            *dir.listing.lock() = None;
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! getattr, setattr, readlink and statfs.
+
+use crate::copyup::Data;
+use crate::error::{OpError, Result, Step};
+use crate::handle::Handle;
+use crate::node::Node;
+use crate::protect::{self, Change};
+use crate::{Attr, Caller, HandleId, NodeId, Overlay, SetAttr};
+use acetate_layer::{At, Errno, Kind, SetTime, StatFs, UpperLayer};
+use std::sync::Arc;
+
+const SET_UID: u32 = 0o4000;
+const SET_GID: u32 = 0o2000;
+const GROUP_EXEC: u32 = 0o010;
+
+impl<L: UpperLayer> Overlay<L> {
+    /// The attributes of a node, or of an open file that may have lost its names.
+    ///
+    /// # Errors
+    /// [`OpError::Stale`], [`OpError::Layer`].
+    pub fn getattr(&self, node: NodeId, _handle: Option<HandleId>) -> Result<Attr> {
+        self.attr(&self.node(node)?)
+    }
+
+    /// Changes attributes and returns the new ones. The object is copied up first, even if nothing changes.
+    ///
+    /// # Errors
+    /// [`OpError::ReadOnly`]; [`OpError::NotPermitted`] for append-only and immutable objects; those of a copy-up.
+    pub fn setattr(
+        &self,
+        node: NodeId,
+        handle: Option<HandleId>,
+        set: &SetAttr,
+        caller: &Caller,
+    ) -> Result<Attr> {
+        let node = self.node(node)?;
+        let upper = self.upper()?;
+        protect::check(&node, kind_of_change(set))?;
+        if set.size.is_some() && node.kind != Kind::File {
+            return Err(if node.kind == Kind::Dir { OpError::IsDir } else { OpError::Invalid });
+        }
+        let data = if set.size == Some(0) { Data::Nothing } else { Data::Whole };
+        self.copy_up(&node, data)?;
+        let _owner_is_checked_by_the_kernel = caller;
+        if let Some(size) = set.size {
+            self.set_size(upper, &node, handle, size)?;
+        }
+        let state = node.state.read();
+        let at = state.upper.as_ref().ok_or(OpError::Stale)?.at();
+        if set.kill_set_ids {
+            self.kill_set_ids(upper, at)?;
+        }
+        if set.uid.is_some() || set.gid.is_some() {
+            match upper.set_owner(at, set.uid, set.gid) {
+                Err(Errno::INVAL) => {
+                    return Err(OpError::Layer { step: "set the owner", errno: Errno::OVERFLOW });
+                }
+                other => other.step("set the owner")?,
+            }
+        }
+        if let Some(mode) = set.mode {
+            upper.set_mode(at, mode).step("set the mode")?;
+        }
+        if set.atime != SetTime::Keep || set.mtime != SetTime::Keep {
+            upper.set_times(at, set.atime, set.mtime).step("set the times")?;
+        }
+        let stat = self.stat_state(&state)?;
+        drop(state);
+        Ok(self.attr_of(&node, &stat))
+    }
+
+    /// Truncates through the open file if there is one: it may be allowed where the mode says no.
+    fn set_size(&self, upper: &L, node: &Arc<Node<L>>, handle: Option<HandleId>, size: u64) -> Result<()> {
+        if let Some(id) = handle
+            && let Handle::File(open) = &*self.handle(id)?
+            && open.access != acetate_layer::Access::Read
+        {
+            let real = self.real_file(open)?;
+            return upper.set_len(At::Open(real.file.as_ref()), size).step("set the size");
+        }
+        let state = node.state.read();
+        let at = state.upper.as_ref().ok_or(OpError::Stale)?.at();
+        upper.set_len(at, size).step("set the size")
+    }
+
+    /// Takes set-id bits away, as a write by an unprivileged user does. File capabilities go with any write or
+    /// truncation of the real file.
+    pub(crate) fn kill_set_ids(&self, upper: &L, at: At<'_, L>) -> Result<()> {
+        let mode = upper.stat(at).step("stat the upper file")?.mode;
+        let mut kept = mode & !SET_UID;
+        // Without group execution the bit means mandatory locking (chmod(2)).
+        if mode & GROUP_EXEC != 0 {
+            kept &= !SET_GID;
+        }
+        if kept != mode {
+            upper.set_mode(at, kept).step("take set-id bits away")?;
+        }
+        Ok(())
+    }
+
+    /// The target of a symlink.
+    ///
+    /// # Errors
+    /// [`OpError::Invalid`] for anything else.
+    pub fn readlink(&self, node: NodeId) -> Result<Vec<u8>> {
+        let node = self.node(node)?;
+        if node.kind != Kind::Symlink {
+            return Err(OpError::Invalid);
+        }
+        let state = node.state.read();
+        if let Some(upper) = &state.upper {
+            return self.upper_layer()?.read_link(upper.at()).step("read the upper symlink");
+        }
+        let lower = state.lowers.first().ok_or(OpError::Stale)?;
+        self.lowers[lower.layer].read_link(lower.real.at()).step("read the lower symlink")
+    }
+
+    /// Sizes of the filesystem that writes go to, or of the topmost layer; the longest name of all layers.
+    ///
+    /// # Errors
+    /// [`OpError::Layer`].
+    pub fn statfs(&self) -> Result<StatFs> {
+        let layer = self.upper.as_ref().or(self.lowers.first()).ok_or(OpError::Stale)?;
+        let mut statfs = layer.statfs().step("statfs of a layer")?;
+        statfs.namelen = self.namelen as u32;
+        Ok(statfs)
+    }
+}
+
+/// Setting both times to now is what touch(1) does to an append-only file, and allowed.
+fn kind_of_change(set: &SetAttr) -> Change {
+    let times_only = set.mode.is_none() && set.uid.is_none() && set.gid.is_none() && set.size.is_none();
+    let now = |time| matches!(time, SetTime::Now | SetTime::Keep);
+    if times_only && now(set.atime) && now(set.mtime) { Change::Append } else { Change::Content }
+}

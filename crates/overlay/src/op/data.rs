@@ -1,0 +1,131 @@
+//! Operations on the data of open files.
+
+use crate::error::{OpError, Result, Step};
+use crate::handle::{Handle, OpenFile, RealFile};
+use crate::{HandleId, Overlay};
+use acetate_layer::{Access, At, Seek, UpperLayer};
+
+impl<L: UpperLayer> Overlay<L> {
+    /// Runs `act` on an open regular file.
+    fn with_file<T>(
+        &self,
+        id: HandleId,
+        act: impl FnOnce(&OpenFile<L>, RealFile<L>) -> Result<T>,
+    ) -> Result<T> {
+        match &*self.handle(id)? {
+            Handle::File(open) => {
+                let real = self.real_file(open)?;
+                act(open, real)
+            }
+            Handle::Dir(_) => Err(OpError::IsDir),
+        }
+    }
+
+    /// As `with_file`, for files open for writing.
+    fn with_writable<T>(
+        &self,
+        id: HandleId,
+        act: impl FnOnce(&L, &OpenFile<L>, RealFile<L>) -> Result<T>,
+    ) -> Result<T> {
+        self.with_file(id, |open, real| {
+            if open.access == Access::Read || real.lower.is_some() {
+                return Err(OpError::Stale);
+            }
+            act(self.upper()?, open, real)
+        })
+    }
+
+    /// Reads at `offset`; returns the number of bytes, fewer than `buf` only at the end of the file.
+    ///
+    /// # Errors
+    /// [`OpError::Layer`].
+    pub fn read(&self, handle: HandleId, offset: u64, buf: &mut [u8]) -> Result<usize> {
+        self.with_file(handle, |_, real| {
+            let layer = self.layer_of(&real)?;
+            layer.read_at(&real.file, buf, offset).step("read a file")
+        })
+    }
+
+    /// Writes at `offset`; returns the number of bytes written. `kill_set_ids`: the writer is not privileged, so
+    /// set-id bits and capabilities go.
+    ///
+    /// # Errors
+    /// [`OpError::Layer`].
+    pub fn write(&self, handle: HandleId, offset: u64, data: &[u8], kill_set_ids: bool) -> Result<usize> {
+        self.with_writable(handle, |upper, _, real| {
+            if kill_set_ids {
+                self.kill_set_ids(upper, At::Open(real.file.as_ref()))?;
+            }
+            upper.write_at(&real.file, data, offset).step("write a file")
+        })
+    }
+
+    /// fallocate(2) with its FALLOC_FL_* bits.
+    ///
+    /// # Errors
+    /// [`OpError::Layer`].
+    pub fn fallocate(&self, handle: HandleId, mode: u32, offset: u64, len: u64) -> Result<()> {
+        self.with_writable(handle, |upper, _, real| {
+            upper.allocate(&real.file, mode, offset, len).step("allocate in a file")
+        })
+    }
+
+    /// The next data or hole at or after `offset`.
+    ///
+    /// # Errors
+    /// `ENXIO` past the end.
+    pub fn lseek(&self, handle: HandleId, offset: u64, what: Seek) -> Result<u64> {
+        self.with_file(handle, |_, real| {
+            self.layer_of(&real)?.seek(&real.file, offset, what).step("seek in a file")
+        })
+    }
+
+    /// copy_file_range(2) between open files; returns the number of bytes copied.
+    ///
+    /// # Errors
+    /// `EXDEV` if the layers are on different filesystems that cannot do it; [`OpError::Layer`].
+    pub fn copy_file_range(&self, from: (HandleId, u64), to: (HandleId, u64), len: u64) -> Result<u64> {
+        let source = self.with_file(from.0, |_, real| Ok(real))?;
+        self.with_writable(to.0, |upper, _, target| {
+            upper.copy_range((&source.file, from.1), (&target.file, to.1), len).step("copy between files")
+        })
+    }
+
+    /// Makes a file durable. Nothing to do for lower files.
+    ///
+    /// # Errors
+    /// [`OpError::Layer`].
+    pub fn fsync(&self, handle: HandleId, data_only: bool) -> Result<()> {
+        self.with_file(handle, |_, real| match real.lower {
+            Some(_) => Ok(()),
+            None => self.upper_layer()?.sync(At::Open(real.file.as_ref()), data_only).step("sync a file"),
+        })
+    }
+
+    /// Makes the entries of a directory durable. Nothing to do for lower directories.
+    ///
+    /// # Errors
+    /// [`OpError::Layer`].
+    pub fn fsyncdir(&self, handle: HandleId, data_only: bool) -> Result<()> {
+        let handle = self.handle(handle)?;
+        let Handle::Dir(open) = &*handle else {
+            return Err(OpError::NotDir);
+        };
+        let state = open.node.state.read();
+        match &state.upper {
+            Some(real) => self.upper_layer()?.sync(real.at(), data_only).step("sync a directory"),
+            None => Ok(()),
+        }
+    }
+
+    /// Makes everything written to the upper filesystem durable.
+    ///
+    /// # Errors
+    /// [`OpError::Layer`].
+    pub fn sync(&self) -> Result<()> {
+        match &self.upper {
+            Some(upper) => upper.sync_fs().step("sync the upper filesystem"),
+            None => Ok(()),
+        }
+    }
+}

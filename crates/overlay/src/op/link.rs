@@ -1,0 +1,68 @@
+//! link: another name for a non-directory.
+
+use crate::copyup::Data;
+use crate::error::{OpError, Result, Step};
+use crate::node::{Place, Real};
+use crate::op::lookup::Slot;
+use crate::protect::{self, Change};
+use crate::{Entry, NodeId, Overlay};
+use acetate_layer::{Errno, Kind, UpperLayer};
+
+impl<L: UpperLayer> Overlay<L> {
+    /// Gives a node the further name `name` in the directory `parent`. Both are copied up first.
+    ///
+    /// # Errors
+    /// [`OpError::NotPermitted`] for directories; [`OpError::Exists`]; those of a copy-up; [`OpError::Layer`].
+    pub fn link(&self, node: NodeId, parent: NodeId, name: &[u8]) -> Result<Entry> {
+        const STEP: &str = "make a hard link";
+        // Check.
+        let node = self.node(node)?;
+        let dir = self.dir(parent)?;
+        let upper = self.upper()?;
+        if node.kind == Kind::Dir {
+            return Err(OpError::NotPermitted);
+        }
+        let _names = dir.as_dir()?.ns.write();
+        protect::check(&dir, Change::AddEntry)?;
+        protect::check(&node, Change::Name)?;
+        if self.child(&dir, name)?.is_some() {
+            return Err(OpError::Exists);
+        }
+        // Plan.
+        self.copy_up(&node, Data::Whole)?;
+        self.copy_up(&dir, Data::Whole)?;
+        let real_dir = {
+            let state = dir.state.read();
+            state.upper.as_ref().and_then(Real::dir).cloned().ok_or(OpError::Stale)?
+        };
+        if node.state.read().has_origin {
+            self.mark_impure(&dir)?;
+        }
+        // Act.
+        let mut state = node.state.write();
+        let source = state.upper.as_ref().ok_or(OpError::Stale)?;
+        match upper.link(source.at(), &real_dir, name) {
+            Err(Errno::EXIST) => {
+                if self.upper_slot(&real_dir, name)? != Slot::Whiteout {
+                    return Err(OpError::Exists);
+                }
+                let link = |work: &L::Dir, staged: &[u8]| upper.link(source.at(), work, staged);
+                let (staged, ()) = self.staging.object(upper, link).step(STEP)?;
+                staged.publish(&real_dir, name).step("publish a hard link")?;
+            }
+            other => other.step(STEP)?,
+        }
+        // Record.
+        state.places.push(Place { parent: dir.clone(), name: name.into() });
+        if matches!(state.upper, Some(Real::Held(_))) {
+            state.upper = Some(Real::Named(real_dir, name.into()));
+        }
+        let stat = self.stat_state(&state)?;
+        drop(state);
+        dir.set_child(name, &node);
+        dir.forget_listing();
+        self.nodes.set_linked(stat.ino, &node);
+        self.nodes.refer(&node);
+        Ok(Entry { node: node.id, attr: self.attr_of(&node, &stat) })
+    }
+}

@@ -1,0 +1,180 @@
+//! lookup and forget: how the kernel gets to know nodes.
+
+use crate::error::{OpError, Result, Step};
+use crate::merge::Found;
+use crate::node::{Node, Place, State};
+use crate::{Attr, Entry, NodeId, Overlay};
+use acetate_layer::{At, Kind, Stat, UpperLayer};
+use std::sync::Arc;
+
+impl<L: UpperLayer> Overlay<L> {
+    /// Looks `name` up in the directory `parent`. `None` if there is no such name.
+    ///
+    /// # Errors
+    /// [`OpError::NotDir`], [`OpError::NameTooLong`]; [`OpError::MarkRefused`], [`OpError::BrokenMark`] and
+    /// [`OpError::LayerLoop`] for what a layer holds; [`OpError::Layer`].
+    pub fn lookup(&self, parent: NodeId, name: &[u8]) -> Result<Option<Entry>> {
+        let dir = self.dir(parent)?;
+        let _names = dir.as_dir()?.ns.read();
+        let Some((node, attr)) = self.child_with_attr(&dir, name, None)? else {
+            return Ok(None);
+        };
+        self.nodes.refer(&node);
+        Ok(Some(Entry { node: node.id, attr }))
+    }
+
+    /// Gives back `count` references to a node.
+    pub fn forget(&self, node: NodeId, count: u64) {
+        if let Some(node) = self.nodes.forget(node, count) {
+            self.release_node(node);
+        }
+    }
+
+    /// Drops a node that may be the last of its kind, and its entry in the directory with it.
+    pub(crate) fn release_node(&self, node: Arc<Node<L>>) {
+        let mut node = Some(node);
+        while let Some(last) = node.take() {
+            let places = last.state.read().places.clone();
+            drop(last);
+            for place in places {
+                if let Ok(dir) = place.parent.as_dir() {
+                    let mut children = dir.children.lock();
+                    if children.get(&place.name).is_some_and(|child| child.strong_count() == 0) {
+                        children.remove(&place.name);
+                    }
+                }
+                // The parent may have been kept by this child alone.
+                node = Some(place.parent);
+            }
+        }
+    }
+
+    /// The node of a name and its attributes. The caller holds the directory's `ns` lock.
+    pub(crate) fn child_with_attr(
+        &self,
+        dir: &Arc<Node<L>>,
+        name: &[u8],
+        skip: Option<usize>,
+    ) -> Result<Option<(Arc<Node<L>>, Attr)>> {
+        if let Some(node) = dir.child(name) {
+            let attr = self.attr(&node)?;
+            return Ok(Some((node, attr)));
+        }
+        let found = {
+            let state = dir.state.read();
+            self.resolve(&state, name, skip)?
+        };
+        let Some(found) = found else {
+            return Ok(None);
+        };
+        let stat = found.stat.clone();
+        let node = self.adopt(dir, name, found)?;
+        let attr = self.attr_of(&node, &stat);
+        Ok(Some((node, attr)))
+    }
+
+    /// The node of a name. The caller holds the directory's `ns` lock.
+    pub(crate) fn child(&self, dir: &Arc<Node<L>>, name: &[u8]) -> Result<Option<Arc<Node<L>>>> {
+        if let Some(node) = dir.child(name) {
+            return Ok(Some(node));
+        }
+        Ok(self.child_with_attr(dir, name, None)?.map(|(node, _)| node))
+    }
+
+    /// Makes a node of what a name was found to be, or finds the one that it already is.
+    pub(crate) fn adopt(&self, dir: &Arc<Node<L>>, name: &[u8], found: Found<L>) -> Result<Arc<Node<L>>> {
+        let linked = found.upper.is_some() && found.stat.kind != Kind::Dir && found.stat.nlink > 1;
+        if linked && let Some(node) = self.nodes.linked(found.stat.ino) {
+            let mut state = node.state.write();
+            if !state.places.iter().any(|place| place.is(dir, name)) {
+                state.places.push(Place { parent: dir.clone(), name: name.into() });
+            }
+            drop(state);
+            dir.set_child(name, &node);
+            return Ok(node);
+        }
+        let mut state = State::new(found.ino);
+        state.places.push(Place { parent: dir.clone(), name: name.into() });
+        state.upper = found.upper;
+        state.lowers = found.lowers;
+        state.has_origin = found.has_origin;
+        state.prot = found.prot;
+        let node = Arc::new(Node::new(self.nodes.fresh_id(), found.stat.kind, state));
+        if let Some(key) = found.lower_dir {
+            self.nodes.claim_lower_dir(key, &node)?;
+        }
+        // Two lookups of one name may race: the first one to get here wins.
+        let children = &mut *dir.as_dir()?.children.lock();
+        if let Some(other) = children.get(name).and_then(std::sync::Weak::upgrade) {
+            return Ok(other);
+        }
+        children.insert(name.into(), Arc::downgrade(&node));
+        if linked {
+            self.nodes.set_linked(found.stat.ino, &node);
+        }
+        Ok(node)
+    }
+
+    /// The current attributes of a node.
+    pub(crate) fn attr(&self, node: &Arc<Node<L>>) -> Result<Attr> {
+        let stat = self.stat(node)?;
+        Ok(self.attr_of(node, &stat))
+    }
+
+    /// The attributes of the topmost real object of a node.
+    pub(crate) fn stat(&self, node: &Node<L>) -> Result<Stat> {
+        let state = node.state.read();
+        self.stat_state(&state)
+    }
+
+    /// The attributes of the topmost real object.
+    pub(crate) fn stat_state(&self, state: &State<L>) -> Result<Stat> {
+        if let Some(upper) = &state.upper {
+            return self.upper_layer()?.stat(upper.at()).step("stat the upper object");
+        }
+        let lower = state.lowers.first().ok_or(OpError::Stale)?;
+        self.lowers[lower.layer].stat(lower.real.at()).step("stat the lower object")
+    }
+
+    /// Overlay attributes from real ones.
+    pub(crate) fn attr_of(&self, node: &Node<L>, stat: &Stat) -> Attr {
+        let state = node.state.read();
+        let merged = node.kind == Kind::Dir && state.parts() > 1;
+        Attr {
+            ino: state.ino,
+            kind: node.kind,
+            mode: stat.mode,
+            nlink: if merged { 1 } else { stat.nlink },
+            uid: stat.uid,
+            gid: stat.gid,
+            rdev: stat.rdev,
+            size: stat.size,
+            blocks: stat.blocks,
+            blksize: stat.blksize,
+            atime: stat.atime,
+            mtime: stat.mtime,
+            ctime: stat.ctime,
+            btime: stat.btime,
+        }
+    }
+
+    /// Whether an object that a layer holds at a place of its own is nothing to the overlay: nothing or a whiteout.
+    pub(crate) fn upper_slot(&self, dir: &L::Dir, name: &[u8]) -> Result<Slot> {
+        let layer = self.upper_layer()?;
+        let at = At::Name(dir, name);
+        match layer.stat(at) {
+            Ok(stat) if self.is_whiteout(layer, at, &stat)? => Ok(Slot::Whiteout),
+            Ok(_) => Ok(Slot::Object),
+            Err(acetate_layer::Errno::NOENT) => Ok(Slot::Nothing),
+            Err(errno) => Err(OpError::Layer { step: "look at a name in upper", errno }),
+        }
+    }
+}
+
+/// What the upper directory holds at a name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Slot {
+    Nothing,
+    Whiteout,
+    Object,
+}

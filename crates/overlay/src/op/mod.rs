@@ -1,0 +1,13 @@
+//! The operations, one a file. Each checks, plans, acts once and records.
+
+mod attr;
+mod create;
+mod data;
+mod flags;
+mod link;
+mod lookup;
+mod open;
+mod readdir;
+mod remove;
+mod rename;
+mod xattr;

@@ -1,0 +1,75 @@
+//! open and release.
+
+use crate::copyup::Data;
+use crate::error::{OpError, Result, Step};
+use crate::handle::{Handle, OpenDir, OpenFile};
+use crate::node::Node;
+use crate::protect::{self, Change};
+use crate::{HandleId, NodeId, OpenFlags, Overlay};
+use acetate_layer::{Access, At, Kind, UpperLayer};
+use parking_lot::Mutex;
+use std::sync::Arc;
+
+impl<L: UpperLayer> Overlay<L> {
+    /// Opens a regular file. Opening for writing or truncating copies it up.
+    ///
+    /// # Errors
+    /// [`OpError::Invalid`] for anything but a regular file; [`OpError::NotPermitted`] for append-only and immutable
+    /// files; those of a copy-up.
+    pub fn open(&self, node: NodeId, flags: OpenFlags) -> Result<HandleId> {
+        let node = self.node(node)?;
+        let handle = self.open_node(&node, flags)?;
+        Ok(self.handles.add(Handle::File(handle)))
+    }
+
+    fn open_node(&self, node: &Arc<Node<L>>, flags: OpenFlags) -> Result<OpenFile<L>> {
+        if node.kind != Kind::File {
+            return Err(if node.kind == Kind::Dir { OpError::IsDir } else { OpError::Invalid });
+        }
+        let writes = flags.access != Access::Read;
+        if !writes && !flags.truncate {
+            let real = self.open_real(node, flags.access)?;
+            return Ok(OpenFile::new(node.clone(), flags.access, real));
+        }
+        let append = flags.append && !flags.truncate;
+        protect::check(node, if append { Change::Append } else { Change::Content })?;
+        self.copy_up(node, if flags.truncate { Data::Nothing } else { Data::Whole })?;
+        let real = self.open_real(node, flags.access)?;
+        if flags.truncate {
+            let upper = self.upper()?;
+            if writes {
+                upper.set_len(At::Open(real.file.as_ref()), 0).step("truncate the file")?;
+            } else {
+                let state = node.state.read();
+                let at = state.upper.as_ref().ok_or(OpError::Stale)?.at();
+                upper.set_len(at, 0).step("truncate the file")?;
+            }
+            if flags.kill_set_ids {
+                self.kill_set_ids(upper, At::Open(real.file.as_ref()))?;
+            }
+        }
+        Ok(OpenFile::new(node.clone(), flags.access, real))
+    }
+
+    /// Opens a directory.
+    ///
+    /// # Errors
+    /// [`OpError::NotDir`].
+    pub fn opendir(&self, node: NodeId) -> Result<HandleId> {
+        let node = self.dir(node)?;
+        Ok(self.handles.add(Handle::Dir(OpenDir { node, listing: Mutex::new(None) })))
+    }
+
+    /// Closes a file or directory. Unknown handles are ignored: nobody waits for an answer.
+    pub fn release(&self, handle: HandleId) {
+        let Some(handle) = self.handles.remove(handle) else {
+            return;
+        };
+        let node = match &*handle {
+            Handle::File(open) => open.node.clone(),
+            Handle::Dir(open) => open.node.clone(),
+        };
+        drop(handle);
+        self.release_node(node);
+    }
+}

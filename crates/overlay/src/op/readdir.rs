@@ -1,0 +1,186 @@
+//! readdir, with and without attributes.
+
+use crate::error::{OpError, Result};
+use crate::handle::{Handle, OpenDir};
+use crate::listing::{ListEntry, Listing};
+use crate::node::Node;
+use crate::{DirItem, Entry, HandleId, Overlay, Room};
+use acetate_layer::mark::Mark;
+use acetate_layer::{Kind, UpperLayer};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// Offsets: 0 is before `.`, 1 before `..`, and entry k of the listing ends at k + 3.
+const FIRST_ENTRY: u64 = 2;
+
+impl<L: UpperLayer> Overlay<L> {
+    /// Lists a directory from `offset` on until `sink` is full. A listing that has begun stays as it is until the
+    /// reader goes back to offset 0.
+    ///
+    /// # Errors
+    /// [`OpError::Layer`].
+    pub fn readdir(
+        &self,
+        handle: HandleId,
+        offset: u64,
+        sink: &mut dyn FnMut(DirItem<'_>) -> Room,
+    ) -> Result<()> {
+        self.list_from(handle, offset, &mut |item, _| sink(item), Plus::No)
+    }
+
+    /// As [`Overlay::readdir`], and looks each entry up. An entry counts as a lookup if `sink` takes it. There is no
+    /// entry for `.` and `..`, and for names that cannot be looked up.
+    ///
+    /// # Errors
+    /// [`OpError::Layer`].
+    pub fn readdirplus(
+        &self,
+        handle: HandleId,
+        offset: u64,
+        sink: &mut dyn FnMut(DirItem<'_>, Option<&Entry>) -> Room,
+    ) -> Result<()> {
+        self.list_from(handle, offset, sink, Plus::Yes)
+    }
+
+    fn list_from(
+        &self,
+        handle: HandleId,
+        offset: u64,
+        sink: &mut dyn FnMut(DirItem<'_>, Option<&Entry>) -> Room,
+        plus: Plus,
+    ) -> Result<()> {
+        let handle = self.handle(handle)?;
+        let Handle::Dir(open) = &*handle else {
+            return Err(OpError::NotDir);
+        };
+        let listing = self.begin(open, offset)?;
+        if listing.impure {
+            self.drop_needless_impure(&open.node, &listing)?;
+        }
+        let (own, parent) = dot_numbers(&open.node);
+        for (position, name, ino) in [(0, &b"."[..], own), (1, &b".."[..], parent)] {
+            let item = DirItem { name, ino, kind: Kind::Dir, next: position + 1 };
+            if offset <= position && sink(item, None) == Room::Full {
+                return Ok(());
+            }
+        }
+        let first = usize::try_from(offset.saturating_sub(FIRST_ENTRY)).unwrap_or(usize::MAX);
+        for (index, entry) in listing.entries.iter().enumerate().skip(first) {
+            if entry.hidden {
+                continue;
+            }
+            let next = index as u64 + FIRST_ENTRY + 1;
+            if self.emit(&open.node, &listing, entry, next, sink, plus)? == Room::Full {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    fn emit(
+        &self,
+        dir: &Arc<Node<L>>,
+        listing: &Arc<Listing>,
+        entry: &ListEntry,
+        next: u64,
+        sink: &mut dyn FnMut(DirItem<'_>, Option<&Entry>) -> Room,
+        plus: Plus,
+    ) -> Result<Room> {
+        let mut item = DirItem { name: &entry.name, ino: entry.ino, kind: entry.kind, next };
+        let number_unknown = listing.impure && entry.lower.is_none();
+        if plus == Plus::No && !number_unknown && entry.kind != Kind::Dir {
+            return Ok(sink(item, None));
+        }
+        if plus == Plus::No && !number_unknown {
+            // The number of a directory is that of its topmost lower part.
+            if entry.lower.is_some() {
+                return Ok(sink(item, None));
+            }
+        }
+        let _names = dir.as_dir()?.ns.read();
+        // What the current listing says is where the name is; an old one may have been overtaken by a copy-up.
+        let current = dir.as_dir()?.listing.lock().as_ref().is_some_and(|now| Arc::ptr_eq(now, listing));
+        let skip = if current && entry.kind != Kind::Dir { entry.lower } else { None };
+        match self.child_with_attr(dir, &entry.name, skip) {
+            Ok(Some((node, attr))) => {
+                item.ino = attr.ino;
+                if plus == Plus::No {
+                    return Ok(sink(item, None));
+                }
+                self.nodes.refer(&node);
+                let found = Entry { node: node.id, attr };
+                let room = sink(item, Some(&found));
+                if room == Room::Full {
+                    self.forget(node.id, 1);
+                }
+                Ok(room)
+            }
+            // Gone since it was listed, or a whiteout in a plain listing: the name stays in this listing.
+            Ok(None) => Ok(sink(item, None)),
+            // An entry whose number is needed and cannot be found out is left out, as in the kernel.
+            Err(_) if number_unknown => Ok(Room::Taken),
+            Err(_) => Ok(sink(item, None)),
+        }
+    }
+
+    /// The listing that a reader at `offset` works on.
+    fn begin(&self, open: &OpenDir<L>, offset: u64) -> Result<Arc<Listing>> {
+        let mut kept = open.listing.lock();
+        if offset > 0
+            && let Some(listing) = &*kept
+        {
+            return Ok(listing.clone());
+        }
+        if open.node.id != crate::NodeId::ROOT && open.node.state.read().places.is_empty() {
+            // A removed directory shows nothing.
+            let empty = Arc::new(Listing { entries: Vec::new(), impure: false });
+            *kept = Some(empty.clone());
+            return Ok(empty);
+        }
+        let _names = open.node.as_dir()?.ns.read();
+        let listing = self.listing(&open.node)?;
+        *kept = Some(listing.clone());
+        Ok(listing)
+    }
+
+    /// Takes the impure mark from a plain upper directory in which every number is its own.
+    fn drop_needless_impure(&self, dir: &Arc<Node<L>>, listing: &Listing) -> Result<()> {
+        if !dir.state.read().lowers.is_empty() || dir.id == crate::NodeId::ROOT {
+            return Ok(());
+        }
+        let _names = dir.as_dir()?.ns.read();
+        for entry in &listing.entries {
+            match self.child(dir, &entry.name) {
+                Ok(Some(child)) if child.state.read().ino == entry.ino => {}
+                Ok(None) => {}
+                // "Cannot tell" keeps the mark.
+                Ok(Some(_)) | Err(_) => return Ok(()),
+            }
+        }
+        let state = dir.state.read();
+        if let (Some(real), Ok(upper)) = (&state.upper, self.upper_layer()) {
+            let name = self.config.dialect.name(Mark::Impure);
+            if upper.remove_xattr(real.at(), name).is_ok() {
+                dir.as_dir()?.impure.store(false, Ordering::Release);
+                drop(state);
+                dir.forget_listing();
+            }
+        }
+        Ok(())
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Plus {
+    Yes,
+    No,
+}
+
+/// The inode numbers of `.` and `..`.
+fn dot_numbers<L: UpperLayer>(dir: &Node<L>) -> (u64, u64) {
+    let state = dir.state.read();
+    let own = state.ino;
+    let parent = state.places.first().map(|place| place.parent.clone());
+    drop(state);
+    (own, parent.map_or(own, |parent| parent.state.read().ino))
+}

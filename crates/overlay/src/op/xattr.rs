@@ -1,0 +1,122 @@
+//! Extended attributes, with the overlay's own ones hidden.
+
+use crate::copyup::Data;
+use crate::error::{OpError, Result, Step};
+use crate::node::Node;
+use crate::protect::{self, Change};
+use crate::{Caller, NodeId, Overlay};
+use acetate_layer::{Errno, Kind, SetXattr, UpperLayer, acl, mark};
+use std::sync::Arc;
+
+const STEP: &str = "access an xattr";
+
+impl<L: UpperLayer> Overlay<L> {
+    /// The value of an attribute.
+    ///
+    /// # Errors
+    /// `ENODATA`, `EOPNOTSUPP`.
+    pub fn getxattr(&self, node: NodeId, name: &[u8]) -> Result<Vec<u8>> {
+        let node = self.node(node)?;
+        let value = self.read_xattr(&node, name)?;
+        value.ok_or(OpError::Layer { step: STEP, errno: Errno::NODATA })
+    }
+
+    fn read_xattr(&self, node: &Node<L>, name: &[u8]) -> Result<Option<Vec<u8>>> {
+        let name = mark::to_disk(self.config.dialect, name).step(STEP)?;
+        let state = node.state.read();
+        if let Some(upper) = &state.upper {
+            return self.upper_layer()?.get_xattr(upper.at(), &name).step(STEP);
+        }
+        let lower = state.lowers.first().ok_or(OpError::Stale)?;
+        self.lowers[lower.layer].get_xattr(lower.real.at(), &name).step(STEP)
+    }
+
+    /// The names of all attributes, each ended by NUL; `trusted.*` only for root.
+    ///
+    /// # Errors
+    /// [`OpError::Layer`].
+    pub fn listxattr(&self, node: NodeId, caller: &Caller) -> Result<Vec<u8>> {
+        let node = self.node(node)?;
+        let state = node.state.read();
+        let names = if let Some(upper) = &state.upper {
+            self.upper_layer()?.list_xattrs(upper.at())
+        } else {
+            let lower = state.lowers.first().ok_or(OpError::Stale)?;
+            self.lowers[lower.layer].list_xattrs(lower.real.at())
+        };
+        let mut list = Vec::new();
+        for name in names.step("list xattrs")? {
+            let Some(name) = mark::to_user(self.config.dialect, &name) else {
+                continue;
+            };
+            if caller.uid == 0 || !name.starts_with(b"trusted.") {
+                list.extend_from_slice(&name);
+                list.push(0);
+            }
+        }
+        Ok(list)
+    }
+
+    /// Sets an attribute. The object is copied up first, even if setting then fails, as in the kernel.
+    /// `clear_set_gid`: an ACL set by someone outside the file's group takes its set-group-id bit away.
+    ///
+    /// # Errors
+    /// `EEXIST` and `ENODATA` as `how` says; `EOPNOTSUPP` for names that cannot be escaped; those of a copy-up.
+    pub fn setxattr(
+        &self,
+        node: NodeId,
+        name: &[u8],
+        value: &[u8],
+        how: SetXattr,
+        _caller: &Caller,
+        clear_set_gid: bool,
+    ) -> Result<()> {
+        let node = self.node(node)?;
+        let upper = self.upper()?;
+        protect::check(&node, Change::Content)?;
+        let disk = mark::to_disk(self.config.dialect, name).step(STEP)?;
+        self.copy_up(&node, Data::Whole)?;
+        let state = node.state.read();
+        let at = state.upper.as_ref().ok_or(OpError::Stale)?.at();
+        upper.set_xattr(at, &disk, value, how).step("set an xattr")?;
+        if clear_set_gid {
+            let mode = upper.stat(at).step("stat the upper object")?.mode;
+            if mode & 0o2000 != 0 {
+                upper.set_mode(at, mode & !0o2000).step("take the set-group-id bit away")?;
+            }
+        }
+        drop(state);
+        self.xattr_changed(&node, name);
+        Ok(())
+    }
+
+    /// Removes an attribute. One that is missing is not worth a copy-up.
+    ///
+    /// # Errors
+    /// `ENODATA`; those of a copy-up.
+    pub fn removexattr(&self, node: NodeId, name: &[u8]) -> Result<()> {
+        let node = self.node(node)?;
+        let upper = self.upper()?;
+        protect::check(&node, Change::Content)?;
+        if self.read_xattr(&node, name)?.is_none() {
+            return Err(OpError::Layer { step: STEP, errno: Errno::NODATA });
+        }
+        let disk = mark::to_disk(self.config.dialect, name).step(STEP)?;
+        self.copy_up(&node, Data::Whole)?;
+        let state = node.state.read();
+        let at = state.upper.as_ref().ok_or(OpError::Stale)?.at();
+        upper.remove_xattr(at, &disk).step("remove an xattr")?;
+        drop(state);
+        self.xattr_changed(&node, name);
+        Ok(())
+    }
+
+    fn xattr_changed(&self, node: &Arc<Node<L>>, name: &[u8]) {
+        if name == acl::DEFAULT
+            && node.kind == Kind::Dir
+            && let Ok(dir) = node.as_dir()
+        {
+            *dir.default_acl.lock() = None;
+        }
+    }
+}

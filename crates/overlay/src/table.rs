@@ -1,0 +1,159 @@
+//! The tables of nodes and open handles, in shards so that threads seldom meet.
+
+use crate::handle::Handle;
+use crate::node::Node;
+use crate::{HandleId, NodeId, OpError, Result};
+use acetate_layer::UpperLayer;
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+
+const SHARDS: usize = 16;
+
+fn shard(id: u64) -> usize {
+    id as usize % SHARDS
+}
+
+struct Counted<L: UpperLayer> {
+    node: Arc<Node<L>>,
+    /// References that the kernel holds.
+    lookups: u64,
+}
+
+/// Nodes by id, each with the number of references the kernel holds.
+pub(crate) struct NodeTable<L: UpperLayer> {
+    shards: [Mutex<HashMap<u64, Counted<L>>>; SHARDS],
+    root: Option<Arc<Node<L>>>,
+    next: AtomicU64,
+    /// Upper non-directories with several names, by real inode number: all names are one node.
+    linked: Mutex<HashMap<u64, Weak<Node<L>>>>,
+    /// Directories by the device and inode number of their topmost lower part.
+    lower_dirs: Mutex<HashMap<(u64, u64), Weak<Node<L>>>>,
+}
+
+impl<L: UpperLayer> NodeTable<L> {
+    pub fn new() -> NodeTable<L> {
+        NodeTable {
+            shards: std::array::from_fn(|_| Mutex::new(HashMap::new())),
+            root: None,
+            next: AtomicU64::new(NodeId::ROOT.0 + 1),
+            linked: Mutex::new(HashMap::new()),
+            lower_dirs: Mutex::new(HashMap::new()),
+        }
+    }
+
+    pub fn set_root(&mut self, root: Arc<Node<L>>) {
+        self.root = Some(root);
+    }
+
+    /// An id that was never used.
+    pub fn fresh_id(&self) -> NodeId {
+        NodeId(self.next.fetch_add(1, Ordering::Relaxed))
+    }
+
+    pub fn get(&self, id: NodeId) -> Option<Arc<Node<L>>> {
+        if id == NodeId::ROOT {
+            return self.root.clone();
+        }
+        Some(self.shards[shard(id.0)].lock().get(&id.0)?.node.clone())
+    }
+
+    /// Counts a reference that the kernel gets.
+    pub fn refer(&self, node: &Arc<Node<L>>) {
+        if node.id == NodeId::ROOT {
+            return;
+        }
+        let mut shard = self.shards[shard(node.id.0)].lock();
+        shard.entry(node.id.0).or_insert_with(|| Counted { node: node.clone(), lookups: 0 }).lookups += 1;
+    }
+
+    /// Gives back references. Returns the node if the kernel holds none any more.
+    pub fn forget(&self, id: NodeId, count: u64) -> Option<Arc<Node<L>>> {
+        let mut shard = self.shards[shard(id.0)].lock();
+        let counted = shard.get_mut(&id.0)?;
+        counted.lookups = counted.lookups.saturating_sub(count);
+        if counted.lookups > 0 {
+            return None;
+        }
+        shard.remove(&id.0).map(|counted| counted.node)
+    }
+
+    /// The live node of an upper object with several names.
+    pub fn linked(&self, ino: u64) -> Option<Arc<Node<L>>> {
+        self.linked.lock().get(&ino)?.upgrade()
+    }
+
+    /// Records the node of an upper object with several names.
+    pub fn set_linked(&self, ino: u64, node: &Arc<Node<L>>) {
+        let mut linked = self.linked.lock();
+        if linked.len() >= 1024 && linked.len().is_power_of_two() {
+            linked.retain(|_, node| node.strong_count() > 0);
+        }
+        linked.insert(ino, Arc::downgrade(node));
+    }
+
+    /// Records which directory a lower directory is part of.
+    ///
+    /// # Errors
+    /// [`OpError::Stale`] if it is already the topmost lower part of another live directory and one of the two is in
+    /// upper: a copied redirect, or one whose target was uncovered. The kernel answers the same.
+    pub fn claim_lower_dir(&self, key: (u64, u64), node: &Arc<Node<L>>) -> Result<()> {
+        let mut dirs = self.lower_dirs.lock();
+        if let Some(other) = dirs.get(&key).and_then(Weak::upgrade)
+            && (other.in_upper() || node.in_upper())
+            && conflicts(&other, node)
+        {
+            return Err(OpError::Stale);
+        }
+        if dirs.len() >= 1024 && dirs.len().is_power_of_two() {
+            dirs.retain(|_, node| node.strong_count() > 0);
+        }
+        dirs.insert(key, Arc::downgrade(node));
+        Ok(())
+    }
+
+    pub fn len(&self) -> usize {
+        1 + self.shards.iter().map(|shard| shard.lock().len()).sum::<usize>()
+    }
+}
+
+/// Whether two nodes are known by different names. Two lookups of one name at once make two nodes for a moment; a
+/// removed directory has no name any more.
+fn conflicts<L: UpperLayer>(a: &Node<L>, b: &Node<L>) -> bool {
+    let (a, b) = (a.state.read(), b.state.read());
+    match (a.places.first(), b.places.first()) {
+        (Some(a), Some(b)) => !a.is(&b.parent, &b.name),
+        _ => false,
+    }
+}
+
+/// Open files and directories by id.
+pub(crate) struct HandleTable<L: UpperLayer> {
+    shards: [Mutex<HashMap<u64, Arc<Handle<L>>>>; SHARDS],
+    next: AtomicU64,
+}
+
+impl<L: UpperLayer> HandleTable<L> {
+    pub fn new() -> HandleTable<L> {
+        HandleTable { shards: std::array::from_fn(|_| Mutex::new(HashMap::new())), next: AtomicU64::new(1) }
+    }
+
+    pub fn add(&self, handle: Handle<L>) -> HandleId {
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        self.shards[shard(id)].lock().insert(id, Arc::new(handle));
+        HandleId(id)
+    }
+
+    pub fn get(&self, id: HandleId) -> Option<Arc<Handle<L>>> {
+        self.shards[shard(id.0)].lock().get(&id.0).cloned()
+    }
+
+    pub fn remove(&self, id: HandleId) -> Option<Arc<Handle<L>>> {
+        self.shards[shard(id.0)].lock().remove(&id.0)
+    }
+
+    pub fn len(&self) -> usize {
+        self.shards.iter().map(|shard| shard.lock().len()).sum()
+    }
+}
