@@ -41,24 +41,36 @@ impl Scratch {
     /// Mounts a filesystem on a new directory; says why and returns `None` if that is impossible here.
     pub fn mount(&mut self, name: &str, fstype: &str, source: &Path, options: &str) -> Option<PathBuf> {
         let target = self.dir(name);
+        self.mount_at(&target, fstype, source, options)
+    }
+
+    /// The same on a directory that exists.
+    pub fn mount_at(&mut self, target: &Path, fstype: &str, source: &Path, options: &str) -> Option<PathBuf> {
         let mount = Command::new("mount")
             .args(["-t", fstype, "-o", options])
-            .args([source, &target])
+            .args([source, target])
             .output()
             .expect("mount(8) is there");
         if !mount.status.success() {
             println!("skipped: cannot mount {fstype}: {}", String::from_utf8_lossy(&mount.stderr).trim());
             return None;
         }
-        self.mounts.push(target.clone());
-        Some(target)
+        self.mounts.push(target.to_path_buf());
+        Some(target.to_path_buf())
+    }
+
+    /// Notes that the test has unmounted it.
+    pub fn forget_mount(&mut self, target: &Path) {
+        self.mounts.retain(|mount| mount != target);
     }
 
     /// Makes a filesystem in a file and mounts it; says why and returns `None` if that is impossible here.
     pub fn image(&mut self, fstype: &str, mebibytes: u64) -> Option<PathBuf> {
         let image = self.path.join(format!("{fstype}.img"));
         std::fs::File::create(&image).unwrap().set_len(mebibytes << 20).unwrap();
-        match Command::new(format!("mkfs.{fstype}")).arg("-q").arg(&image).output() {
+        // Small ext4 images would get small blocks, which hold small attributes only.
+        let options: &[&str] = if fstype == "ext4" { &["-q", "-b", "4096"] } else { &["-q"] };
+        match Command::new(format!("mkfs.{fstype}")).args(options).arg(&image).output() {
             Ok(made) if made.status.success() => {}
             Ok(made) => {
                 println!("skipped: mkfs.{fstype}: {}", String::from_utf8_lossy(&made.stderr).trim());
@@ -120,4 +132,17 @@ pub fn is_root() -> bool {
         println!("skipped: needs root");
     }
     root
+}
+
+/// Runs a test on the filesystem of the temporary directory and, as root, on a fresh ext4 and a tmpfs.
+pub fn each_filesystem(test: impl Fn(&DirLayer)) {
+    test(&upper(&Scratch::new()));
+    if is_root() {
+        let mut scratch = Scratch::new();
+        let tmpfs = scratch.mount("tmpfs-mount", "tmpfs", Path::new("none"), "size=64m");
+        let ext4 = scratch.image("ext4", 64);
+        for path in [tmpfs, ext4].into_iter().flatten() {
+            test(&upper_at(&path, &DirCache::common()));
+        }
+    }
 }
