@@ -9,6 +9,7 @@ pub mod ident;
 pub mod mount;
 mod nr;
 pub mod open;
+pub mod probe;
 mod proc;
 pub mod process;
 pub mod xattr;
