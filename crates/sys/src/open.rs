@@ -20,6 +20,14 @@ static HAS_OPENAT2: LazyLock<bool> = LazyLock::new(|| {
 /// How often an open is tried that fails for what others do meanwhile.
 const MAX_ATTEMPTS: u32 = 32;
 
+fn has_openat2() -> bool {
+    #[cfg(test)]
+    if tests::OLD_KERNEL.get() {
+        return false;
+    }
+    *HAS_OPENAT2
+}
+
 /// Opens `name` in `dir`, close-on-exec, following no symlink and crossing no mount.
 ///
 /// `name` is one component. `mode` matters with `O_CREAT` only.
@@ -29,7 +37,7 @@ const MAX_ATTEMPTS: u32 = 32;
 /// mounted at `name`; else those of openat(2).
 pub fn open_below(dir: BorrowedFd<'_>, name: &CStr, flags: OFlags, mode: Mode) -> Result<OwnedFd> {
     let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    if *HAS_OPENAT2 {
+    if has_openat2() {
         let resolve = ResolveFlags::BENEATH
             | ResolveFlags::NO_XDEV
             | ResolveFlags::NO_SYMLINKS
@@ -79,6 +87,10 @@ pub fn reopen(fd: BorrowedFd<'_>, flags: OFlags) -> Result<OwnedFd> {
 /// `EOPNOTSUPP` for a symlink; else those of fchmodat(2).
 pub fn set_mode(dir: BorrowedFd<'_>, name: &CStr, mode: u32) -> Result<()> {
     let flags = if name.is_empty() { libc::AT_EMPTY_PATH } else { libc::AT_SYMLINK_NOFOLLOW };
+    #[cfg(test)]
+    if tests::OLD_KERNEL.get() {
+        return set_mode_by_proc(dir, name, mode);
+    }
     if let Some(number) = nr::FCHMODAT2 {
         // SAFETY: `name` ends with NUL and outlives the call; the rest are numbers.
         let result = unsafe { libc::syscall(number, dir.as_raw_fd(), name.as_ptr(), mode, flags) };
@@ -138,4 +150,51 @@ pub fn set_times(dir: BorrowedFd<'_>, name: &CStr, times: &Timestamps) -> Result
         other => return other,
     }
     with_proc_path(dir, b"", |path| utimensat(rustix::fs::CWD, path, times, AtFlags::empty()))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use rustix::fs::{CWD, symlinkat};
+    use std::cell::Cell;
+    use std::os::unix::fs::PermissionsExt;
+
+    thread_local! {
+        /// Makes this thread do without openat2 and fchmodat2.
+        pub(super) static OLD_KERNEL: Cell<bool> = const { Cell::new(false) };
+    }
+
+    #[test]
+    fn old_kernels_give_the_same_answers() {
+        let path = std::env::temp_dir().join(format!("acetate-sys-open-{}", std::process::id()));
+        std::fs::create_dir_all(path.join("dir")).unwrap();
+        std::fs::write(path.join("file"), b"").unwrap();
+        symlinkat("dir", CWD, path.join("symlink")).unwrap();
+        let dir = openat(CWD, &path, OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).unwrap();
+        let dir = dir.as_fd();
+        let root = openat(CWD, "/", OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).unwrap();
+        let mode = |name: &str| path.join(name).metadata().unwrap().permissions().mode() & 0o7777;
+        for old_kernel in [false, true] {
+            OLD_KERNEL.set(old_kernel);
+            let open = |name, flags| open_below(dir, name, flags, Mode::empty()).map(drop);
+            assert_eq!(open(c"file", OFlags::RDONLY), Ok(()));
+            assert_eq!(open(c".", OFlags::RDONLY | OFlags::DIRECTORY), Ok(()));
+            assert_eq!(open(c"symlink", OFlags::PATH), Ok(()));
+            assert_eq!(open(c"symlink", OFlags::RDONLY), Err(Errno::LOOP));
+            assert_eq!(open(c"symlink", OFlags::PATH | OFlags::DIRECTORY), Err(Errno::NOTDIR));
+            assert_eq!(open(c"file", OFlags::PATH | OFlags::DIRECTORY), Err(Errno::NOTDIR));
+            assert_eq!(open(c"none", OFlags::PATH), Err(Errno::NOENT));
+            let proc = open_below(root.as_fd(), c"proc", OFlags::PATH | OFlags::DIRECTORY, Mode::empty());
+            assert_eq!(proc.map(drop), Err(Errno::XDEV));
+            set_mode(dir, c"file", 0o4641).unwrap();
+            set_mode(dir, c"", 0o711).unwrap();
+            let held = open_below(dir, c"dir", OFlags::PATH, Mode::empty()).unwrap();
+            set_mode(held.as_fd(), c"", 0o1700).unwrap();
+            assert_eq!((mode("file"), mode(""), mode("dir")), (0o4641, 0o711, 0o1700));
+            assert_eq!(set_mode(dir, c"symlink", 0o777), Err(Errno::OPNOTSUPP));
+            assert_eq!(set_mode(dir, c"none", 0o777), Err(Errno::NOENT));
+        }
+        std::fs::remove_dir_all(path).unwrap();
+    }
 }

@@ -6,6 +6,7 @@
 use crate::proc::with_proc_path;
 use crate::{Errno, Result, check, nr};
 use rustix::fs::XattrFlags;
+use std::cell::RefCell;
 use std::ffi::CStr;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::LazyLock;
@@ -41,6 +42,14 @@ static HAS_AT: LazyLock<bool> = LazyLock::new(|| {
     !matches!(check(result), Err(Errno::NOSYS | Errno::PERM))
 });
 
+fn has_at() -> bool {
+    #[cfg(test)]
+    if tests::OLD_KERNEL.get() {
+        return false;
+    }
+    *HAS_AT
+}
+
 /// Runs `at` with a directory and a name if the kernel has such calls, else `file` or `path`.
 fn dispatch<T>(
     object: Object<'_>,
@@ -49,7 +58,7 @@ fn dispatch<T>(
     path: impl FnOnce(&CStr, Follow) -> Result<T>,
 ) -> Result<T> {
     match object {
-        Object::Name(dir, name) if *HAS_AT => at(dir, name),
+        Object::Name(dir, name) if has_at() => at(dir, name),
         Object::Name(dir, name) => with_proc_path(dir, name.to_bytes(), |p| path(p, Follow::No)),
         Object::File(fd) => file(fd),
         // The last component is a magic link, which leads to the object itself, even if that is a symlink.
@@ -66,7 +75,7 @@ enum Follow {
 /// Asks the same of a directory by its entry `.` where that is possible, which is cheaper than by `/proc`; that
 /// needs search permission on it, so `EACCES` has to be asked again the other way.
 fn by_dot<T>(object: Object<'_>, mut ask: impl FnMut(Object<'_>) -> Result<T>) -> Result<T> {
-    if let (Object::Dir(fd), true) = (object, *HAS_AT) {
+    if let (Object::Dir(fd), true) = (object, has_at()) {
         match ask(Object::Name(fd, c".")) {
             Err(Errno::ACCESS) => {}
             other => return other,
@@ -80,18 +89,22 @@ fn by_dot<T>(object: Object<'_>, mut ask: impl FnMut(Object<'_>) -> Result<T>) -
 /// # Errors
 /// `ENODATA` if there is none of that name, `ERANGE` if `value` is too short, `EOPNOTSUPP`; getxattr(2).
 pub fn get(object: Object<'_>, name: &CStr, value: &mut [u8]) -> Result<usize> {
+    use rustix::fs::{fgetxattr, fgetxattr_query, getxattr, getxattr_query, lgetxattr, lgetxattr_query};
+    let query = value.is_empty();
     by_dot(object, |object| {
         // Only one of the closures runs, but each needs the buffer.
-        let value = std::cell::RefCell::new(&mut *value);
-        dispatch(
-            object,
-            |dir, entry| get_at(dir, entry, name, &mut value.borrow_mut()),
-            |fd| rustix::fs::fgetxattr(fd, name, &mut **value.borrow_mut()),
-            |path, follow| match follow {
-                Follow::Yes => rustix::fs::getxattr(path, name, &mut **value.borrow_mut()),
-                Follow::No => rustix::fs::lgetxattr(path, name, &mut **value.borrow_mut()),
-            },
-        )
+        let value = RefCell::new(&mut *value);
+        let file = |fd: BorrowedFd<'_>| match query {
+            true => fgetxattr_query(fd, name),
+            false => fgetxattr(fd, name, &mut **value.borrow_mut()),
+        };
+        let path = |path: &CStr, follow| match (follow, query) {
+            (Follow::Yes, true) => getxattr_query(path, name),
+            (Follow::Yes, false) => getxattr(path, name, &mut **value.borrow_mut()),
+            (Follow::No, true) => lgetxattr_query(path, name),
+            (Follow::No, false) => lgetxattr(path, name, &mut **value.borrow_mut()),
+        };
+        dispatch(object, |dir, entry| get_at(dir, entry, name, &mut value.borrow_mut()), file, path)
     })
 }
 
@@ -101,17 +114,23 @@ pub fn get(object: Object<'_>, name: &CStr, value: &mut [u8]) -> Result<usize> {
 /// # Errors
 /// `ERANGE` if `names` is too short, `EOPNOTSUPP`; listxattr(2).
 pub fn list(object: Object<'_>, names: &mut [u8]) -> Result<usize> {
+    use rustix::fs::{
+        flistxattr, flistxattr_query, listxattr, listxattr_query, llistxattr, llistxattr_query,
+    };
+    let query = names.is_empty();
     by_dot(object, |object| {
-        let names = std::cell::RefCell::new(&mut *names);
-        dispatch(
-            object,
-            |dir, entry| list_at(dir, entry, &mut names.borrow_mut()),
-            |fd| rustix::fs::flistxattr(fd, &mut **names.borrow_mut()),
-            |path, follow| match follow {
-                Follow::Yes => rustix::fs::listxattr(path, &mut **names.borrow_mut()),
-                Follow::No => rustix::fs::llistxattr(path, &mut **names.borrow_mut()),
-            },
-        )
+        let names = RefCell::new(&mut *names);
+        let file = |fd: BorrowedFd<'_>| match query {
+            true => flistxattr_query(fd),
+            false => flistxattr(fd, &mut **names.borrow_mut()),
+        };
+        let path = |path: &CStr, follow| match (follow, query) {
+            (Follow::Yes, true) => listxattr_query(path),
+            (Follow::Yes, false) => listxattr(path, &mut **names.borrow_mut()),
+            (Follow::No, true) => llistxattr_query(path),
+            (Follow::No, false) => llistxattr(path, &mut **names.borrow_mut()),
+        };
+        dispatch(object, |dir, entry| list_at(dir, entry, &mut names.borrow_mut()), file, path)
     })
 }
 
@@ -214,4 +233,70 @@ fn remove_at(dir: BorrowedFd<'_>, entry: &CStr, name: &CStr) -> Result<()> {
         libc::syscall(number, dir.as_raw_fd(), entry.as_ptr(), libc::AT_SYMLINK_NOFOLLOW, name.as_ptr())
     };
     check(result).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use rustix::fs::{CWD, Mode, OFlags, open, symlinkat};
+    use std::cell::Cell;
+    use std::os::fd::AsFd;
+
+    thread_local! {
+        /// Makes this thread do without the calls of Linux 6.13.
+        pub(super) static OLD_KERNEL: Cell<bool> = const { Cell::new(false) };
+    }
+
+    fn value(object: Object<'_>, name: &CStr) -> Result<Vec<u8>> {
+        let mut value = vec![0; get(object, name, &mut [])?];
+        let length = get(object, name, &mut value)?;
+        assert_eq!(length, value.len());
+        Ok(value)
+    }
+
+    #[test]
+    fn all_ways_to_an_object_agree() {
+        let path = std::env::temp_dir().join(format!("acetate-sys-xattr-{}", std::process::id()));
+        std::fs::create_dir(&path).unwrap();
+        std::fs::write(path.join("file"), b"").unwrap();
+        symlinkat("file", CWD, path.join("symlink")).unwrap();
+        let dir = open(&path, OFlags::PATH, Mode::empty()).unwrap();
+        let file = open(path.join("file"), OFlags::RDONLY, Mode::empty()).unwrap();
+        let held = open(path.join("file"), OFlags::PATH, Mode::empty()).unwrap();
+        let link = open(path.join("symlink"), OFlags::PATH | OFlags::NOFOLLOW, Mode::empty()).unwrap();
+        let long = vec![7; 1000];
+        for old_kernel in [false, true] {
+            OLD_KERNEL.set(old_kernel);
+            for object in [
+                Object::Name(dir.as_fd(), c"file"),
+                Object::File(file.as_fd()),
+                Object::Reference(held.as_fd()),
+                Object::Dir(dir.as_fd()),
+            ] {
+                assert_eq!(value(object, c"user.a"), Err(Errno::NODATA));
+                assert_eq!(set(object, c"user.a", b"", XattrFlags::REPLACE), Err(Errno::NODATA));
+                set(object, c"user.a", &long, XattrFlags::CREATE).unwrap();
+                assert_eq!(value(object, c"user.a"), Ok(long.clone()));
+                assert_eq!(get(object, c"user.a", &mut [0; 999]), Err(Errno::RANGE));
+                set(object, c"user.b", b"", XattrFlags::empty()).unwrap();
+                assert_eq!(value(object, c"user.b"), Ok(vec![]));
+                let mut names = vec![0; list(object, &mut []).unwrap()];
+                assert_eq!(list(object, &mut names), Ok(names.len()));
+                assert_eq!(list(object, &mut vec![0; names.len() - 1]), Err(Errno::RANGE));
+                let mut names: Vec<_> =
+                    names.split(|&byte| byte == 0).filter(|n| n.starts_with(b"user.")).collect();
+                names.sort();
+                assert_eq!(names, [b"user.a", b"user.b"]);
+                remove(object, c"user.a").unwrap();
+                remove(object, c"user.b").unwrap();
+                assert_eq!(remove(object, c"user.b"), Err(Errno::NODATA));
+            }
+            // A symlink has no user attributes (xattr(7)), its target would.
+            for object in [Object::Name(dir.as_fd(), c"symlink"), Object::Reference(link.as_fd())] {
+                assert_eq!(set(object, c"user.a", b"", XattrFlags::empty()), Err(Errno::PERM));
+            }
+        }
+        std::fs::remove_dir_all(path).unwrap();
+    }
 }

@@ -41,24 +41,36 @@ impl Scratch {
     /// Mounts a filesystem on a new directory; says why and returns `None` if that is impossible here.
     pub fn mount(&mut self, name: &str, fstype: &str, source: &Path, options: &str) -> Option<PathBuf> {
         let target = self.dir(name);
+        self.mount_at(&target, fstype, source, options)
+    }
+
+    /// The same on a directory that exists.
+    pub fn mount_at(&mut self, target: &Path, fstype: &str, source: &Path, options: &str) -> Option<PathBuf> {
         let mount = Command::new("mount")
             .args(["-t", fstype, "-o", options])
-            .args([source, &target])
+            .args([source, target])
             .output()
             .expect("mount(8) is there");
         if !mount.status.success() {
             println!("skipped: cannot mount {fstype}: {}", String::from_utf8_lossy(&mount.stderr).trim());
             return None;
         }
-        self.mounts.push(target.clone());
-        Some(target)
+        self.mounts.push(target.to_path_buf());
+        Some(target.to_path_buf())
+    }
+
+    /// Notes that the test has unmounted it.
+    pub fn forget_mount(&mut self, target: &Path) {
+        self.mounts.retain(|mount| mount != target);
     }
 
     /// Makes a filesystem in a file and mounts it; says why and returns `None` if that is impossible here.
     pub fn image(&mut self, fstype: &str, mebibytes: u64) -> Option<PathBuf> {
         let image = self.path.join(format!("{fstype}.img"));
         std::fs::File::create(&image).unwrap().set_len(mebibytes << 20).unwrap();
-        match Command::new(format!("mkfs.{fstype}")).arg("-q").arg(&image).output() {
+        // Small ext4 images would get small blocks, which hold small attributes only.
+        let options: &[&str] = if fstype == "ext4" { &["-q", "-b", "4096"] } else { &["-q"] };
+        match Command::new(format!("mkfs.{fstype}")).args(options).arg(&image).output() {
             Ok(made) if made.status.success() => {}
             Ok(made) => {
                 println!("skipped: mkfs.{fstype}: {}", String::from_utf8_lossy(&made.stderr).trim());
@@ -77,9 +89,12 @@ impl Drop for Scratch {
     fn drop(&mut self) {
         for target in self.mounts.iter().rev() {
             let umount = Command::new("umount").arg("-l").arg(target).status().unwrap();
-            assert!(umount.success(), "umount {target:?}");
+            assert!(umount.success() || std::thread::panicking(), "umount {target:?}");
         }
-        std::fs::remove_dir_all(&self.path).unwrap();
+        // Only root passes through directories of mode 0 that a test leaves.
+        let opened = Command::new("chmod").args(["-R", "u+rwx"]).arg(&self.path).status().unwrap();
+        let removed = std::fs::remove_dir_all(&self.path);
+        assert!((opened.success() && removed.is_ok()) || std::thread::panicking(), "{:?}", self.path);
     }
 }
 
@@ -90,7 +105,7 @@ pub fn upper_at(path: &Path, cache: &std::sync::Arc<DirCache>) -> DirLayer {
     std::fs::create_dir(&workdir).unwrap();
     let mut layer = DirLayer::open_upper_in(&upper, cache).unwrap();
     let workdir = layer.open_workdir(&workdir).unwrap();
-    layer.make_dir(&workdir, b"work", 0, Owner::Mounter).unwrap();
+    layer.make_dir(&workdir, b"work", 0o700, Owner::Mounter).unwrap();
     layer.set_work(layer.open_dir(&workdir, b"work").unwrap());
     layer
 }
@@ -114,10 +129,26 @@ pub fn names(layer: &DirLayer, dir: &Dir) -> Result<Vec<Vec<u8>>, Errno> {
     Ok(names)
 }
 
+/// Whether this is root of the machine, who may do everything, and not of a user namespace only.
 pub fn is_root() -> bool {
-    let root = rustix::process::geteuid().is_root();
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap();
+    let all_ids = map.split_whitespace().eq(["0", "0", "4294967295"]);
+    let root = rustix::process::geteuid().is_root() && all_ids;
     if !root {
         println!("skipped: needs root");
     }
     root
+}
+
+/// Runs a test on the filesystem of the temporary directory and, as root, on a fresh ext4 and a tmpfs.
+pub fn each_filesystem(test: impl Fn(&DirLayer)) {
+    test(&upper(&Scratch::new()));
+    if is_root() {
+        let mut scratch = Scratch::new();
+        let tmpfs = scratch.mount("tmpfs-mount", "tmpfs", Path::new("none"), "size=64m");
+        let ext4 = scratch.image("ext4", 64);
+        for path in [tmpfs, ext4].into_iter().flatten() {
+            test(&upper_at(&path, &DirCache::common()));
+        }
+    }
 }
