@@ -10,6 +10,7 @@ pub mod acl;
 pub mod fault;
 pub mod mark;
 pub mod mem;
+pub mod dir;
 mod types;
 
 pub use acetate_sys::Errno;
@@ -125,7 +126,7 @@ pub trait UpperLayer: Layer {
     /// Renames (renameat2(2)). Handles of a renamed directory stay valid and follow it.
     fn rename(&self, from: (&Self::Dir, &[u8]), to: (&Self::Dir, &[u8]), how: Rename) -> Result<()>;
 
-    /// Opens an upper object for changing it.
+    /// Writes `data` at `offset`; returns the number of bytes written.
     fn write_at(&self, file: &Self::File, data: &[u8], offset: u64) -> Result<usize>;
 
     /// Sets the size of a regular file.
