@@ -7,10 +7,10 @@
 //! This crate knows nothing of merging: it never looks at two layers at once.
 
 pub mod acl;
+pub mod dir;
 pub mod fault;
 pub mod mark;
 pub mod mem;
-pub mod dir;
 mod types;
 
 pub use acetate_sys::Errno;
