@@ -152,6 +152,8 @@ impl<L: UpperLayer> Session<L> {
                 }
             }
             Call::CopyData(from, size) => {
+                // What cannot be read fails, but how soon depends on its holes.
+                layer.read_at(self.file(*from)?, &mut [0], 0)?;
                 let to = layer.create_unnamed(layer.work(), 0o600, Owner::Mounter)?;
                 let result = layer.copy_data(self.file(*from)?, &to, *size);
                 self.files.push(to);
