@@ -12,6 +12,7 @@ pub mod fault;
 pub mod mark;
 pub mod mem;
 mod types;
+pub mod work;
 
 pub use acetate_sys::Errno;
 pub use types::*;

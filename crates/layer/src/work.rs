@@ -1,0 +1,361 @@
+//! The work directory: staging of what is published by one rename or link.
+//!
+//! `<workdir>/work` is swept and made anew at each mount, as the kernel does (overlayfs.rst, "workdir"). Names in it
+//! are `#` and a hexadecimal counter; nobody may rely on them. A staged object that is not published is removed by
+//! its guard; what a killed process leaves is removed by the next mount, ours or the kernel's.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+
+use crate::mark::{Dialect, Mark};
+use crate::{At, Errno, Kind, Layer, Owner, Rdev, Rename, Result, SetXattr, UpperLayer};
+
+/// The name of the staging directory within the work directory.
+pub const WORK: &[u8] = b"work";
+
+/// The name that features put into the staging directory to keep others from mounting.
+pub const INCOMPAT: &[u8] = b"incompat";
+
+/// How whiteouts are made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum WhiteoutForm {
+    /// Character device 0:0, the kernel's form.
+    #[default]
+    Device,
+    /// Empty regular file with the mark [`Mark::Whiteout`], in a directory marked `opaque=x`.
+    Xattr,
+}
+
+/// What the upper filesystem and our privileges allow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Abilities {
+    /// The dialect whose marks can be stored; `None` where there are no such xattrs.
+    pub dialect: Option<Dialect>,
+    /// The form of whiteouts that can be made.
+    pub whiteouts: WhiteoutForm,
+}
+
+/// Why the work directory could not be prepared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PrepareError {
+    /// `work/incompat` holds an entry: a feature that we do not know, or an unclean volatile mount.
+    Incompatible,
+    /// A step failed.
+    Failed {
+        /// What was being done.
+        step: &'static str,
+        /// The filesystem's answer.
+        errno: Errno,
+    },
+}
+
+/// Sweeps and makes `<workdir>/work` and returns it.
+///
+/// `mode` is 0 as the kernel makes it, or 0700 for a mounter without `CAP_DAC_OVERRIDE`, who could not use it else.
+///
+/// # Errors
+/// [`PrepareError::Incompatible`] before anything is removed; the errno of a step that failed.
+pub fn prepare<L: UpperLayer>(
+    layer: &L,
+    workdir: &L::Dir,
+    mode: u32,
+) -> std::result::Result<L::Dir, PrepareError> {
+    let failed = |step| move |errno| PrepareError::Failed { step, errno };
+    match layer.stat(At::Name(workdir, WORK)) {
+        Err(Errno::NOENT) => {}
+        Err(errno) => return Err(failed("look at the staging directory")(errno)),
+        Ok(stat) if stat.kind == Kind::Dir => {
+            let old = layer.open_dir(workdir, WORK).map_err(failed("open the old staging directory"))?;
+            if holds_incompatible(layer, &old).map_err(failed("look for incompatible features"))? {
+                return Err(PrepareError::Incompatible);
+            }
+            remove_tree(layer, workdir, WORK).map_err(failed("remove the old staging directory"))?;
+        }
+        Ok(_) => layer.unlink(workdir, WORK).map_err(failed("remove what is in place of the staging directory"))?,
+    }
+    layer.make_dir(workdir, WORK, 0o700, Owner::Mounter).map_err(failed("make the staging directory"))?;
+    let work = layer.open_dir(workdir, WORK).map_err(failed("open the staging directory"))?;
+    for acl in [crate::acl::ACCESS, crate::acl::DEFAULT] {
+        match layer.remove_xattr(At::Dir(&work), acl) {
+            Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP) => {}
+            Err(errno) => return Err(failed("remove inherited ACLs of the staging directory")(errno)),
+        }
+    }
+    layer.set_mode(At::Dir(&work), mode).map_err(failed("set the mode of the staging directory"))?;
+    Ok(work)
+}
+
+fn holds_incompatible<L: UpperLayer>(layer: &L, work: &L::Dir) -> Result<bool> {
+    let incompat = match layer.open_dir(work, INCOMPAT) {
+        Ok(dir) => dir,
+        Err(Errno::NOENT | Errno::NOTDIR) => return Ok(false),
+        Err(errno) => return Err(errno),
+    };
+    let mut any = false;
+    layer.list(&incompat, &mut |_| any = true)?;
+    Ok(any)
+}
+
+/// Removes `name` in `dir` and everything below it.
+///
+/// # Errors
+/// Those of the layer; what was removed before stays removed.
+pub fn remove_tree<L: UpperLayer>(layer: &L, dir: &L::Dir, name: &[u8]) -> Result<()> {
+    if layer.stat(At::Name(dir, name))?.kind != Kind::Dir {
+        return layer.unlink(dir, name);
+    }
+    let inner = layer.open_dir(dir, name)?;
+    let mut names = Vec::new();
+    layer.list(&inner, &mut |entry| names.push(entry.name.to_vec()))?;
+    for child in names {
+        remove_tree(layer, &inner, &child)?;
+    }
+    layer.rmdir(dir, name)
+}
+
+/// Finds out what can be stored on the upper filesystem, by doing it in the staging directory.
+///
+/// # Errors
+/// Failures other than "not supported" and "not permitted".
+pub fn probe<L: UpperLayer>(layer: &L, wanted: Option<Dialect>) -> Result<Abilities> {
+    let candidates = match wanted {
+        Some(dialect) => vec![dialect],
+        None => vec![Dialect::Trusted, Dialect::User],
+    };
+    let mut dialect = None;
+    for candidate in candidates {
+        if can_mark(layer, candidate)? {
+            dialect = Some(candidate);
+            break;
+        }
+    }
+    let name = b"#probe";
+    let whiteouts = match layer.make_node(layer.work(), name, Kind::CharDevice, 0, Rdev::default(), Owner::Mounter) {
+        Ok(()) => {
+            layer.unlink(layer.work(), name)?;
+            WhiteoutForm::Device
+        }
+        Err(Errno::PERM | Errno::INVAL | Errno::OPNOTSUPP | Errno::ACCESS) if dialect.is_some() => WhiteoutForm::Xattr,
+        Err(errno) => return Err(errno),
+    };
+    Ok(Abilities { dialect, whiteouts })
+}
+
+fn can_mark<L: UpperLayer>(layer: &L, dialect: Dialect) -> Result<bool> {
+    let work = At::Dir(layer.work());
+    let name = dialect.name(Mark::Opaque);
+    match layer.set_xattr(work, name, b"0", SetXattr::Any) {
+        Ok(()) => layer.remove_xattr(work, name).map(|()| true),
+        Err(Errno::PERM | Errno::ACCESS | Errno::OPNOTSUPP) => Ok(false),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// Fresh names and shared whiteouts of one staging directory.
+#[derive(Debug)]
+pub struct Staging {
+    counter: AtomicU64,
+    form: WhiteoutForm,
+    dialect: Dialect,
+    /// The name of the whiteout that new ones are links of.
+    shared: Mutex<Option<Vec<u8>>>,
+    /// Cleared when the filesystem turns out to refuse links of it.
+    sharing: AtomicBool,
+}
+
+impl Staging {
+    /// Staging for a directory that [`prepare`] has made empty.
+    pub fn new(dialect: Dialect, form: WhiteoutForm) -> Staging {
+        Staging {
+            counter: AtomicU64::new(0),
+            form,
+            dialect,
+            shared: Mutex::new(None),
+            sharing: AtomicBool::new(true),
+        }
+    }
+
+    /// A name that was not used before.
+    pub fn fresh_name(&self) -> Vec<u8> {
+        format!("#{:x}", self.counter.fetch_add(1, Ordering::Relaxed)).into_bytes()
+    }
+
+    /// The form of the whiteouts made here.
+    pub fn form(&self) -> WhiteoutForm {
+        self.form
+    }
+
+    /// Makes a whiteout ready to be renamed into place: a hard link of the shared one where that is possible, as
+    /// the kernel does since 5.8.
+    ///
+    /// # Errors
+    /// Those of the layer.
+    pub fn whiteout<'a, L: UpperLayer>(&self, layer: &'a L) -> Result<Staged<'a, L>> {
+        if self.sharing.load(Ordering::Relaxed) {
+            let mut shared = self.shared.lock();
+            if let Some(source) = &*shared {
+                let name = self.fresh_name();
+                match layer.link(At::Name(layer.work(), source), layer.work(), &name) {
+                    Ok(()) => return Ok(Staged { layer, name, is_dir: false, armed: true }),
+                    // Full: this one is used up, and the next one starts a new family.
+                    Err(Errno::MLINK) => {
+                        let name = source.clone();
+                        *shared = None;
+                        return Ok(Staged { layer, name, is_dir: false, armed: true });
+                    }
+                    // Swept from outside, or a filesystem without links of devices.
+                    Err(Errno::NOENT) => *shared = None,
+                    Err(_) => self.sharing.store(false, Ordering::Relaxed),
+                }
+            }
+            if self.sharing.load(Ordering::Relaxed) {
+                let source = self.make_whiteout(layer)?;
+                let name = self.fresh_name();
+                let linked = layer.link(At::Name(layer.work(), &source), layer.work(), &name);
+                if linked.is_ok() {
+                    *shared = Some(source);
+                    return Ok(Staged { layer, name, is_dir: false, armed: true });
+                }
+                self.sharing.store(false, Ordering::Relaxed);
+                return Ok(Staged { layer, name: source, is_dir: false, armed: true });
+            }
+        }
+        let name = self.make_whiteout(layer)?;
+        Ok(Staged { layer, name, is_dir: false, armed: true })
+    }
+
+    fn make_whiteout<L: UpperLayer>(&self, layer: &L) -> Result<Vec<u8>> {
+        let (work, name) = (layer.work(), self.fresh_name());
+        match self.form {
+            WhiteoutForm::Device => {
+                layer.make_node(work, &name, Kind::CharDevice, 0, Rdev::default(), Owner::Mounter)?;
+            }
+            WhiteoutForm::Xattr => {
+                layer.make_node(work, &name, Kind::File, 0o600, Rdev::default(), Owner::Mounter)?;
+                let guard = Staged { layer, name, is_dir: false, armed: true };
+                layer.set_xattr(guard.at(), self.dialect.name(Mark::Whiteout), b"y", SetXattr::Any)?;
+                return Ok(guard.disarm());
+            }
+        }
+        Ok(name)
+    }
+
+    /// Stages an empty directory.
+    ///
+    /// # Errors
+    /// Those of the layer.
+    pub fn dir<'a, L: UpperLayer>(&self, layer: &'a L, mode: u32, owner: Owner) -> Result<Staged<'a, L>> {
+        let name = self.fresh_name();
+        layer.make_dir(layer.work(), &name, mode, owner)?;
+        Ok(Staged { layer, name, is_dir: true, armed: true })
+    }
+
+    /// Stages a non-directory: `make` gets the staging directory and a fresh name, under which it makes the object.
+    ///
+    /// # Errors
+    /// What `make` says.
+    pub fn object<'a, L: UpperLayer, T>(
+        &self,
+        layer: &'a L,
+        make: impl FnOnce(&L::Dir, &[u8]) -> Result<T>,
+    ) -> Result<(Staged<'a, L>, T)> {
+        let name = self.fresh_name();
+        let made = make(layer.work(), &name)?;
+        Ok((Staged { layer, name, is_dir: false, armed: true }, made))
+    }
+
+    /// Moves `name` out of `dir` into the staging directory, where its guard removes it, an old directory with all
+    /// the whiteouts in it.
+    ///
+    /// # Errors
+    /// Those of the rename.
+    pub fn take<'a, L: UpperLayer>(&self, layer: &'a L, dir: &L::Dir, name: &[u8], is_dir: bool) -> Result<Staged<'a, L>> {
+        let staged = self.fresh_name();
+        layer.rename((dir, name), (layer.work(), &staged), Rename::NoReplace).or_else(|errno| match errno {
+            // A filesystem without rename flags; the fresh name is free anyway.
+            Errno::INVAL => layer.rename((dir, name), (layer.work(), &staged), Rename::Replace),
+            other => Err(other),
+        })?;
+        Ok(Staged { layer, name: staged, is_dir, armed: true })
+    }
+}
+
+/// An object in the staging directory, removed on drop unless it was published.
+pub struct Staged<'a, L: UpperLayer> {
+    layer: &'a L,
+    name: Vec<u8>,
+    is_dir: bool,
+    armed: bool,
+}
+
+impl<L: UpperLayer> Staged<'_, L> {
+    /// Where it is.
+    pub fn at(&self) -> At<'_, L> {
+        At::Name(self.layer.work(), &self.name)
+    }
+
+    /// Its name in the staging directory.
+    pub fn name(&self) -> &[u8] {
+        &self.name
+    }
+
+    /// Publishes it as `name` in `dir`, over a non-directory or an empty directory or nothing.
+    ///
+    /// # Errors
+    /// Those of the rename; it is removed then.
+    pub fn publish(mut self, dir: &L::Dir, name: &[u8]) -> Result<()> {
+        self.layer.rename((self.layer.work(), &self.name), (dir, name), Rename::Replace)?;
+        self.armed = false;
+        Ok(())
+    }
+
+    /// Publishes it as `name` in `dir`, where nothing may be.
+    ///
+    /// # Errors
+    /// `EEXIST`; those of the rename; it is removed then.
+    pub fn publish_new(mut self, dir: &L::Dir, name: &[u8]) -> Result<()> {
+        let from = (self.layer.work(), self.name.as_slice());
+        match self.layer.rename(from, (dir, name), Rename::NoReplace) {
+            // A filesystem without rename flags: nothing but us changes the upper directory.
+            Err(Errno::INVAL) => match self.layer.stat(At::Name(dir, name)) {
+                Err(Errno::NOENT) => self.layer.rename(from, (dir, name), Rename::Replace)?,
+                Ok(_) => return Err(Errno::EXIST),
+                Err(errno) => return Err(errno),
+            },
+            other => other?,
+        }
+        self.armed = false;
+        Ok(())
+    }
+
+    /// Exchanges it with what is `name` in `dir`, which is then the staged object and removed on drop.
+    ///
+    /// # Errors
+    /// Those of the rename.
+    pub fn exchange(mut self, dir: &L::Dir, name: &[u8], old_is_dir: bool) -> Result<Self> {
+        self.layer.rename((self.layer.work(), &self.name), (dir, name), Rename::Exchange)?;
+        self.is_dir = old_is_dir;
+        Ok(self)
+    }
+
+    /// Leaves it in the staging directory and gives up responsibility.
+    pub fn disarm(mut self) -> Vec<u8> {
+        self.armed = false;
+        std::mem::take(&mut self.name)
+    }
+}
+
+impl<L: UpperLayer> Drop for Staged<'_, L> {
+    fn drop(&mut self) {
+        if !self.armed {
+            return;
+        }
+        // What cannot be removed now is invisible to users and swept by the next mount.
+        let _swept_later = if self.is_dir {
+            remove_tree(self.layer, self.layer.work(), &self.name)
+        } else {
+            self.layer.unlink(self.layer.work(), &self.name)
+        };
+    }
+}
