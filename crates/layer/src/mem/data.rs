@@ -69,24 +69,20 @@ impl Data {
     pub(super) fn set_len(&mut self, size: u64) -> Result<()> {
         end(size, 0)?;
         if size < self.size {
-            self.zero(size, self.size - size, false);
+            self.zero(size, self.size - size);
         }
         self.size = size;
         Ok(())
     }
 
-    /// Makes zeros of `len` bytes at `offset` (up to the end of the file): allocated ones if `keep`, else holes
-    /// where whole blocks are covered.
-    pub(super) fn zero(&mut self, offset: u64, len: u64, keep: bool) {
+    /// Makes zeros of `len` bytes at `offset`, up to the end of the file: holes where whole blocks are covered.
+    pub(super) fn zero(&mut self, offset: u64, len: u64) {
         let end = offset.saturating_add(len).min(self.size);
         let mut at = offset;
         while at < end {
             let (index, start) = (at / BLOCK, at % BLOCK);
             let part = (end - at).min(BLOCK - start);
-            let whole = start == 0 && (part == BLOCK || end == self.size);
-            if keep {
-                self.block(index)[start as usize..(start + part) as usize].fill(0);
-            } else if whole {
+            if start == 0 && (part == BLOCK || end == self.size) {
                 self.blocks.remove(&index);
             } else if let Some(block) = self.blocks.get_mut(&index) {
                 block[start as usize..(start + part) as usize].fill(0);
@@ -95,15 +91,10 @@ impl Data {
         }
     }
 
-    /// Allocates blocks for `len` bytes at `offset`, the file extended to their end unless `keep_size`.
-    pub(super) fn reserve(&mut self, offset: u64, len: u64, keep_size: bool) -> Result<()> {
-        let end = end(offset, len)?;
-        if !keep_size {
-            self.size = self.size.max(end);
-        }
-        for index in offset / BLOCK..end.min(self.size).div_ceil(BLOCK) {
-            self.block(index);
-        }
+    /// Extends the file to hold `len` bytes at `offset`. Space that was never written to stays a hole, as ext4 shows
+    /// what it has set aside.
+    pub(super) fn extend(&mut self, offset: u64, len: u64) -> Result<()> {
+        self.size = self.size.max(end(offset, len)?);
         Ok(())
     }
 
@@ -184,25 +175,21 @@ mod tests {
     fn holes_are_punched_in_whole_blocks() {
         let mut data = Data::default();
         data.write(&[1; 3 * BLOCK as usize], 0).unwrap();
-        data.zero(10, 2 * BLOCK, false);
+        data.zero(10, 2 * BLOCK);
         assert_eq!((data.allocated(), data.size()), (16, 3 * BLOCK));
         let mut expected = vec![1; 3 * BLOCK as usize];
         expected[10..10 + 2 * BLOCK as usize].fill(0);
         assert_eq!(data.to_vec(), expected);
-        data.zero(0, BLOCK, false);
-        data.zero(BLOCK, BLOCK, true);
-        assert_eq!(data.allocated(), 16);
-        data.zero(2 * BLOCK, u64::MAX, false);
+        data.zero(2 * BLOCK, u64::MAX);
         assert_eq!((data.allocated(), data.size()), (8, 3 * BLOCK));
     }
 
     #[test]
-    fn reserved_space_counts_as_data() {
+    fn space_that_is_set_aside_is_a_hole() {
         let mut data = Data::default();
-        data.reserve(0, BLOCK + 1, true).unwrap();
-        assert_eq!((data.allocated(), data.size()), (0, 0));
-        data.reserve(0, BLOCK + 1, false).unwrap();
-        assert_eq!((data.allocated(), data.size()), (16, BLOCK + 1));
-        assert_eq!(data.seek(0, Seek::Hole), Ok(BLOCK + 1));
+        data.extend(0, BLOCK + 1).unwrap();
+        assert_eq!((data.allocated(), data.size()), (0, BLOCK + 1));
+        assert_eq!((data.seek(0, Seek::Hole), data.seek(0, Seek::Data)), (Ok(0), Err(Errno::NXIO)));
+        assert_eq!(data.extend(u64::MAX, 1), Err(Errno::FBIG));
     }
 }

@@ -284,6 +284,9 @@ impl UpperLayer for MemLayer {
 
     fn link(&self, from: At<'_, Self>, dir: &MemDir, name: &[u8]) -> Result<()> {
         let mut state = self.fs.state.lock();
+        if let At::Dir(_) = from {
+            return Err(Errno::PERM);
+        }
         let ino = find(&self.fs, &state, from)?;
         state.link(ino, own(&self.fs, dir)?, name)
     }
@@ -324,10 +327,13 @@ impl UpperLayer for MemLayer {
     }
 
     fn allocate(&self, file: &MemFile, mode: u32, offset: u64, len: u64) -> Result<()> {
-        writable(file)?;
+        if file.access.is_none() {
+            return Err(Errno::BADF);
+        }
         if len == 0 {
             return Err(Errno::INVAL);
         }
+        writable(file)?;
         self.change(At::Open(file), |inode, now| {
             if offset.checked_add(len).is_none_or(|end| end > i64::MAX as u64) {
                 return Err(Errno::FBIG);
@@ -338,13 +344,11 @@ impl UpperLayer for MemLayer {
                 0 | KEEP_SIZE | PUNCH | ZERO_RANGE | ZERO_KEEP => inode.content_changed(now)?,
                 _ => return Err(Errno::OPNOTSUPP),
             };
-            if mode == PUNCH {
-                data.zero(offset, len, false);
-                return Ok(());
+            if mode & (PUNCH_HOLE | ZERO_RANGE) != 0 {
+                data.zero(offset, len);
             }
-            data.reserve(offset, len, mode & KEEP_SIZE != 0)?;
-            if mode & ZERO_RANGE != 0 {
-                data.zero(offset, len, true);
+            if mode & KEEP_SIZE == 0 {
+                data.extend(offset, len)?;
             }
             Ok(())
         })
@@ -368,6 +372,8 @@ impl UpperLayer for MemLayer {
     }
 
     fn copy_data(&self, from: &MemFile, to: &MemFile, size: u64) -> Result<()> {
+        readable(from)?;
+        writable(to)?;
         let mut at = 0;
         let mut buf = vec![0; COPY_CHUNK];
         while at < size {
@@ -430,7 +436,8 @@ impl UpperLayer for MemLayer {
 
     fn set_times(&self, at: At<'_, Self>, atime: SetTime, mtime: SetTime) -> Result<()> {
         if (atime, mtime) == (SetTime::Keep, SetTime::Keep) {
-            return self.stat(at).map(drop);
+            // The kernel does not even look at the object.
+            return Ok(());
         }
         self.change(at, |inode, now| {
             let only_now = [atime, mtime].iter().all(|time| *time == SetTime::Now);

@@ -17,6 +17,7 @@ use parking_lot::Mutex;
 
 pub use put::Put;
 
+use crate::work::WORK;
 use crate::{Access, FsId, Owner, Result};
 use state::{New, State};
 
@@ -80,17 +81,22 @@ impl MemFs {
         Self { id, state: Arc::new(Mutex::new(State::new(abilities))) }
     }
 
-    /// Adds a layer: an empty root directory and, beside it, a staging directory. All layers of a filesystem share
-    /// inode numbers and can be linked.
+    /// Adds a layer: an empty root directory and, beside it, a work directory with an empty staging directory. All
+    /// layers of a filesystem share inode numbers and can be linked.
     pub fn layer(&self) -> Result<MemLayer> {
-        let (root, work) = {
-            let mut state = self.state.lock();
-            let name = format!("{:04}", state.entries(State::top())?.len());
-            let home = state.create(State::top(), name.as_bytes(), New::dir(0o755, Owner::Mounter))?;
-            let root = state.create(home, b"root", New::dir(0o755, Owner::Mounter))?;
-            (root, state.create(home, b"work", New::dir(0, Owner::Mounter))?)
-        };
-        self.layer_at(root, work)
+        let mut state = self.state.lock();
+        let name = format!("{:04}", state.entries(State::top())?.len());
+        let home = state.create(State::top(), name.as_bytes(), New::dir(0o755, Owner::Mounter))?;
+        let root = state.create(home, b"root", New::dir(0o755, Owner::Mounter))?;
+        let workdir = state.create(home, b"workdir", New::dir(0o755, Owner::Mounter))?;
+        let work = state.create(workdir, WORK, New::dir(0, Owner::Mounter))?;
+        drop(state);
+        Ok(MemLayer {
+            fs: self.clone(),
+            root: self.dir(root)?,
+            workdir: self.dir(workdir)?,
+            work: self.dir(work)?,
+        })
     }
 
     /// What would be found after a crash or remount: a copy of everything that has a name. It shares nothing with
@@ -114,11 +120,13 @@ impl MemFs {
         Arc::ptr_eq(&self.state, &other.state)
     }
 
-    fn layer_at(&self, root: u64, work: u64) -> Result<MemLayer> {
-        let state = self.state.lock();
-        let (root, work) = (MemDir::new(self, &state, root)?, MemDir::new(self, &state, work)?);
-        drop(state);
-        Ok(MemLayer { fs: self.clone(), root, work })
+    fn dir(&self, ino: u64) -> Result<MemDir> {
+        MemDir::new(self, &self.state.lock(), ino)
+    }
+
+    fn open(&self, dir: &MemDir, name: &[u8]) -> Result<MemDir> {
+        let ino = self.state.lock().find(dir.ino, name)?;
+        self.dir(ino)
     }
 }
 
@@ -127,6 +135,7 @@ impl MemFs {
 pub struct MemLayer {
     fs: MemFs,
     root: MemDir,
+    workdir: MemDir,
     work: MemDir,
 }
 
@@ -141,9 +150,21 @@ impl MemLayer {
         &self.fs
     }
 
-    /// The same layer on a [snapshot](MemFs::snapshot) of its filesystem.
+    /// The work directory, which holds the staging directory.
+    pub fn workdir(&self) -> &MemDir {
+        &self.workdir
+    }
+
+    /// Sets the staging directory, once it was made anew ([`work::prepare`](crate::work::prepare)).
+    pub fn set_work(&mut self, work: MemDir) {
+        self.work = work;
+    }
+
+    /// The same layer on a [snapshot](MemFs::snapshot) of its filesystem, with the staging directory that is there.
     pub fn on(&self, fs: &MemFs) -> Result<Self> {
-        fs.layer_at(self.root.ino, self.work.ino)
+        let workdir = fs.dir(self.workdir.ino)?;
+        let work = fs.open(&workdir, WORK)?;
+        Ok(Self { fs: fs.clone(), root: fs.dir(self.root.ino)?, workdir, work })
     }
 }
 

@@ -82,7 +82,7 @@ impl New {
 
     pub(super) fn dir(mode: u32, owner: Owner) -> Self {
         let body = Body::Dir { parent: TOP, entries: BTreeMap::new() };
-        Self { kind: Kind::Dir, mode: mode & 0o1777, rdev: Rdev::default(), owner, body }
+        Self { kind: Kind::Dir, mode, rdev: Rdev::default(), owner, body }
     }
 }
 
@@ -170,6 +170,10 @@ impl State {
             return Err(Errno::OPNOTSUPP);
         }
         self.entries(dir)?;
+        if self.get(dir)?.nlink == 0 {
+            // As ext4 does for a removed directory.
+            return Err(Errno::PERM);
+        }
         let now = self.tick();
         let ino = self.make(dir, New::file(mode, owner), now)?;
         let inode = self.get_mut(ino)?;
@@ -195,7 +199,7 @@ impl State {
         let now = self.tick();
         let inode = self.get_mut(ino)?;
         inode.nlink += 1;
-        inode.ctime = now;
+        (inode.linkable, inode.ctime) = (false, now);
         self.unlinked.remove(&ino);
         self.put_entry(dir, name, ino, now)
     }
@@ -267,7 +271,7 @@ impl State {
             let body = Body::Special;
             let whiteout =
                 New { kind: Kind::CharDevice, mode: 0, rdev: Rdev::default(), owner: Owner::Mounter, body };
-            let ino = self.insert(whiteout, (0, 0), now);
+            let ino = self.make(from.0, whiteout, now)?;
             self.put_entry(from.0, from.1, ino, now)?;
         }
         self.get_mut(source)?.ctime = now;

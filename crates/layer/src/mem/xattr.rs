@@ -28,18 +28,16 @@ fn access(state: &State, kind: Kind, name: &[u8]) -> Result<Access> {
     if !state.abilities.xattrs {
         return Err(Errno::OPNOTSUPP);
     }
-    let in_namespace = |prefix: &[u8]| name.strip_prefix(prefix).map(|rest| !rest.is_empty());
-    if let Some(named) = in_namespace(b"user.") {
-        let able = matches!(kind, Kind::File | Kind::Dir);
-        return if named { Ok(if able { Access::Yes } else { Access::Never }) } else { Err(Errno::INVAL) };
+    if name.starts_with(b"user.") && !matches!(kind, Kind::File | Kind::Dir)
+        || name.starts_with(b"trusted.") && !state.abilities.trusted
+    {
+        return Ok(Access::Never);
     }
-    if let Some(named) = in_namespace(b"trusted.") {
-        let able = state.abilities.trusted;
-        return if named { Ok(if able { Access::Yes } else { Access::Never }) } else { Err(Errno::INVAL) };
-    }
-    match in_namespace(b"security.") {
-        Some(true) => Ok(Access::Yes),
-        Some(false) => Err(Errno::INVAL),
+    let named =
+        [b"user.".as_slice(), b"trusted.", b"security."].iter().find_map(|prefix| name.strip_prefix(*prefix));
+    match named {
+        Some(b"") => Err(Errno::INVAL),
+        Some(_) => Ok(Access::Yes),
         None => Err(Errno::OPNOTSUPP),
     }
 }
@@ -59,6 +57,10 @@ pub(super) fn list(state: &State, ino: u64) -> Result<Vec<Vec<u8>>> {
 }
 
 pub(super) fn set(state: &mut State, ino: u64, name: &[u8], value: &[u8], how: SetXattr) -> Result<()> {
+    if matches!(name, acl::ACCESS | acl::DEFAULT) {
+        // Lists are read before anybody looks at the object.
+        acl::Acl::parse(value)?;
+    }
     let inode = state.get(ino)?;
     if let Access::Never = access(state, inode.kind, name)? {
         return Err(Errno::PERM);
