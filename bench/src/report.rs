@@ -86,17 +86,20 @@ impl Report {
             line.extend(references.iter().map(|column| ratio_text(self.ratio(row, *column))));
             lines.push(line);
         }
-        let mut last = vec!["geometric mean".to_owned()];
-        last.extend(self.systems.iter().map(|_| String::new()));
-        last.extend(references.iter().map(|column| ratio_text(self.mean_ratio(*column))));
-        lines.push(last);
+        if !references.is_empty() {
+            let mut last = vec!["geometric mean".to_owned()];
+            last.extend(self.systems.iter().map(|_| String::new()));
+            last.extend(references.iter().map(|column| ratio_text(self.mean_ratio(*column))));
+            lines.push(last);
+        }
         let mut text = align(&lines);
         // A String takes any text; writing to it cannot fail.
         let _ = writeln!(
             text,
-            "\nLayers on {}, medians of {}; a ratio below 1 means that Acetate is faster.",
+            "\nLayers on {}, medians of {}{}",
             self.fs,
-            if self.rounds == 1 { "1 round".into() } else { format!("{} rounds", self.rounds) }
+            if self.rounds == 1 { "1 round".into() } else { format!("{} rounds", self.rounds) },
+            if references.is_empty() { "." } else { "; a ratio below 1 means that Acetate is faster." }
         );
         text
     }
