@@ -6,6 +6,11 @@
 //!
 //! This crate knows nothing of merging: it never looks at two layers at once.
 
+pub mod acl;
+pub mod fault;
+pub mod mark;
+pub mod mem;
+pub mod dir;
 mod types;
 
 pub use acetate_sys::Errno;
@@ -96,8 +101,15 @@ pub trait UpperLayer: Layer {
     fn make_dir(&self, dir: &Self::Dir, name: &[u8], mode: u32, owner: Owner) -> Result<()>;
 
     /// Creates a fifo, socket, device or empty regular file. `kind` is never `Dir` or `Symlink`.
-    fn make_node(&self, dir: &Self::Dir, name: &[u8], kind: Kind, mode: u32, rdev: Rdev, owner: Owner)
-    -> Result<()>;
+    fn make_node(
+        &self,
+        dir: &Self::Dir,
+        name: &[u8],
+        kind: Kind,
+        mode: u32,
+        rdev: Rdev,
+        owner: Owner,
+    ) -> Result<()>;
 
     /// Creates a symlink to `target`.
     fn make_symlink(&self, dir: &Self::Dir, name: &[u8], target: &[u8], owner: Owner) -> Result<()>;
@@ -112,14 +124,9 @@ pub trait UpperLayer: Layer {
     fn rmdir(&self, dir: &Self::Dir, name: &[u8]) -> Result<()>;
 
     /// Renames (renameat2(2)). Handles of a renamed directory stay valid and follow it.
-    fn rename(
-        &self,
-        from: (&Self::Dir, &[u8]),
-        to: (&Self::Dir, &[u8]),
-        how: Rename,
-    ) -> Result<()>;
+    fn rename(&self, from: (&Self::Dir, &[u8]), to: (&Self::Dir, &[u8]), how: Rename) -> Result<()>;
 
-    /// Opens an upper object for changing it.
+    /// Writes `data` at `offset`; returns the number of bytes written.
     fn write_at(&self, file: &Self::File, data: &[u8], offset: u64) -> Result<usize>;
 
     /// Sets the size of a regular file.
@@ -129,12 +136,7 @@ pub trait UpperLayer: Layer {
     fn allocate(&self, file: &Self::File, mode: u32, offset: u64, len: u64) -> Result<()>;
 
     /// copy_file_range(2) within the filesystem; returns the number of bytes copied.
-    fn copy_range(
-        &self,
-        from: (&Self::File, u64),
-        to: (&Self::File, u64),
-        len: u64,
-    ) -> Result<u64>;
+    fn copy_range(&self, from: (&Self::File, u64), to: (&Self::File, u64), len: u64) -> Result<u64>;
 
     /// Copies the data of `from` (of any layer) into the empty `to`: as a clone where the filesystem can, else
     /// by copy_file_range, else by reading and writing; holes stay holes and the size becomes `size`.

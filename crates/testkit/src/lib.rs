@@ -5,11 +5,16 @@
 //! - [`need`]: what a test needs of the machine, and how a skip is told.
 //! - [`real`]: real programs on a mount: apt, git, Python, sqlite, tar.
 //! - [`scratch`]: directories and small filesystems that vanish with their handle.
+//! - [`scenario`]: scenarios recorded from the kernel, and the runner that replays them.
+//! - [`errno`]: errnos by name.
 //! - [`suites`]: published filesystem test suites on a mount and below.
 //!
 //! Nothing here is used by the engine; failures are returned, not panicked, so that a runner can report them all.
 
 pub mod driver;
+pub mod lockstep;
+pub mod errno;
+pub mod scenario;
 pub mod exec;
 pub mod need;
 pub mod real;

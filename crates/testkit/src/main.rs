@@ -1,29 +1,39 @@
-//! The oracles by hand: `cargo run --release -p acetate-testkit -- --help`.
+//! `testkit`: the project's oracles by hand. Each subcommand is a file in `cmd` or the `cli` of its module.
+
+mod cmd;
 
 use std::process::ExitCode;
 
+use acetate_testkit::lockstep::worker::serve_if_asked;
 use acetate_testkit::{real, suites};
 use clap::Parser;
 
-/// Test overlay mounts against other people's measures
-#[derive(Debug, Parser)]
+/// Compare Acetate with the kernel's overlayfs and run other people's measures on it
+#[derive(Parser, Debug)]
 #[command(name = "testkit", version)]
 enum Command {
+    Lockstep(cmd::lockstep::Args),
+    Matrix(cmd::matrix::Args),
     Real(real::cli::Args),
     Suites(suites::cli::Args),
 }
 
-fn main() -> ExitCode {
-    let done = match Command::parse() {
-        Command::Real(args) => real::cli::run(&args).map(|()| true),
-        Command::Suites(args) => suites::cli::run(&args),
-    };
-    match done {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::from(1),
-        Err(error) => {
-            eprintln!("testkit: {error:#}");
-            ExitCode::from(2)
-        }
+fn run() -> anyhow::Result<ExitCode> {
+    if serve_if_asked()? {
+        return Ok(ExitCode::SUCCESS);
     }
+    let exit = |good: bool| if good { ExitCode::SUCCESS } else { ExitCode::from(1) };
+    match Command::parse() {
+        Command::Lockstep(args) => cmd::lockstep::run(&args),
+        Command::Matrix(args) => cmd::matrix::run(&args),
+        Command::Real(args) => real::cli::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Suites(args) => suites::cli::run(&args).map(exit),
+    }
+}
+
+fn main() -> ExitCode {
+    run().unwrap_or_else(|error| {
+        eprintln!("testkit: {error:#}");
+        ExitCode::from(2)
+    })
 }

@@ -1,4 +1,7 @@
 //! End-to-end tests on real mounts.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod matrix;
 mod real;
 mod suites;

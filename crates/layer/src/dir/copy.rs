@@ -1,0 +1,108 @@
+//! Copying the data of files.
+
+use super::File;
+use crate::{Errno, Result};
+use rustix::fs::{SeekFrom, copy_file_range, ftruncate, ioctl_ficlone, seek};
+
+/// How much is copied by one system call, which cannot be interrupted.
+const CHUNK_BYTES: u64 = 64 << 20;
+/// The buffer for filesystems between which the kernel does not copy.
+const BUFFER_BYTES: usize = 1 << 20;
+
+/// Copies a range by the kernel and returns the number of bytes, zero at the end of `from`.
+///
+/// # Errors
+/// `EXDEV`, `EINVAL`, `EOPNOTSUPP` where the kernel cannot; copy_file_range(2).
+pub(super) fn range(from: (&File, u64), to: (&File, u64), len: u64) -> Result<u64> {
+    let len = usize::try_from(len).unwrap_or(usize::MAX);
+    acetate_sys::retry(|| {
+        let (mut source, mut target) = (from.1, to.1);
+        copy_file_range(from.0, Some(&mut source), to.0, Some(&mut target), len)
+    })
+    .map(|count| count as u64)
+}
+
+/// Makes the empty file `to` hold the first `size` bytes of `from`, sharing extents where the filesystem can and
+/// leaving holes.
+///
+/// # Errors
+/// Those of reading and writing (`ENOSPC`, `EIO`); `to` then holds some of the data.
+pub(super) fn data(from: &File, to: &File, size: u64) -> Result<()> {
+    if size > 0 && ioctl_ficlone(to, from).is_err() {
+        // Whyever it cannot be cloned: if it cannot be copied either, that error is the one that matters.
+        extents(from, to, size)?;
+    }
+    // Ends a hole at the end, and cuts off what was appended to the source meanwhile.
+    acetate_sys::retry(|| ftruncate(to, size))
+}
+
+/// Copies all that is not a hole.
+fn extents(from: &File, to: &File, size: u64) -> Result<()> {
+    let mut by = By::Kernel;
+    let mut offset = 0;
+    while offset < size {
+        let (start, end) = match seek(from, SeekFrom::Data(offset)) {
+            // Nothing but a hole is left.
+            Err(Errno::NXIO) => return Ok(()),
+            // The filesystem does not know: all may be data.
+            Err(Errno::INVAL | Errno::OPNOTSUPP) => (offset, size),
+            start => {
+                let start = start?;
+                match seek(from, SeekFrom::Hole(start)) {
+                    // The source has become shorter.
+                    Err(Errno::NXIO) => return Ok(()),
+                    end => (start, end?),
+                }
+            }
+        };
+        let end = end.min(size);
+        let mut at = start;
+        while at < end {
+            let count = step(&mut by, from, to, at, end - at)?;
+            if count == 0 {
+                // The source has become shorter.
+                return Ok(());
+            }
+            at += count;
+        }
+        offset = end;
+    }
+    Ok(())
+}
+
+/// Who copies.
+enum By {
+    Kernel,
+    /// Us, through this buffer.
+    Hand(Vec<u8>),
+}
+
+/// Copies some bytes at `at`, at most `len`, and returns how many; zero at the end of `from`.
+fn step(by: &mut By, from: &File, to: &File, at: u64, len: u64) -> Result<u64> {
+    if let By::Kernel = by {
+        match range((from, at), (to, at), len.min(CHUNK_BYTES)) {
+            // Zero may also mean that the filesystem does not know the size of its files (copy_file_range(2)).
+            Ok(0) | Err(Errno::XDEV | Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP | Errno::PERM) => {
+                *by = By::Hand(vec![0; BUFFER_BYTES]);
+            }
+            other => return other,
+        }
+    }
+    match by {
+        By::Kernel => Ok(0),
+        By::Hand(buffer) => by_hand(buffer, from, to, at, len),
+    }
+}
+
+fn by_hand(buffer: &mut [u8], from: &File, to: &File, at: u64, len: u64) -> Result<u64> {
+    let want = usize::try_from(len).unwrap_or(usize::MAX).min(buffer.len());
+    let count = acetate_sys::retry(|| rustix::io::pread(from, &mut buffer[..want], at))?;
+    let mut done = 0;
+    while done < count {
+        match acetate_sys::retry(|| rustix::io::pwrite(to, &buffer[done..count], at + done as u64))? {
+            0 => return Err(Errno::IO),
+            written => done += written,
+        }
+    }
+    Ok(count as u64)
+}

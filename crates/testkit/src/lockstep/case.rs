@@ -1,0 +1,355 @@
+//! Runs one script on both sides and reports the first thing in which they differ.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow};
+use rustix::mount::{UnmountFlags, unmount};
+
+use super::attrs::Fields;
+use super::compare::{self, Difference};
+use super::dump::{LowerInodes, Tree, View, dump, lower_inodes};
+use super::exec::Outcome;
+use super::op::Op;
+use super::script::{Script, Step};
+use super::setup::Side;
+use super::text::escape;
+use super::worker::{Reentry, Worker};
+use crate::driver::{Driver, Mounted};
+
+/// Changes side A's upper directory behind the back of both drivers, to prove that it is noticed.
+pub type Tamper = fn(&Path) -> Result<()>;
+
+/// What runs scripts: two drivers, a place for layers, and the processes that make the calls.
+#[derive(Debug)]
+pub struct Rig {
+    /// Directory in which the layers of each case are made; both sides on one filesystem.
+    pub place: PathBuf,
+    /// The drivers of sides A and B.
+    pub drivers: [Driver; 2],
+    /// Mount options for one side only, added to those of the script.
+    pub extra: [String; 2],
+    /// How to start worker processes.
+    pub reentry: Reentry,
+    /// A step that takes longer is a failure.
+    pub patience: Duration,
+    /// Leaves the layers of each case in place.
+    pub keep: bool,
+    /// See [`Tamper`]; none but in tests of this oracle.
+    pub tamper: Option<Tamper>,
+    workers: BTreeMap<(usize, u32), Worker>,
+    cases: u64,
+}
+
+impl Rig {
+    /// Returns a rig without options for one side only.
+    pub fn new(place: &Path, drivers: [Driver; 2], reentry: Reentry) -> Self {
+        Self {
+            place: place.to_path_buf(),
+            drivers,
+            extra: [String::new(), String::new()],
+            reentry,
+            patience: Duration::from_secs(20),
+            keep: false,
+            tamper: None,
+            workers: BTreeMap::new(),
+            cases: 0,
+        }
+    }
+
+    /// Runs `script`; returns how the sides differ, nothing if they agree.
+    ///
+    /// # Errors
+    /// The layers cannot be made as the script says, or the machine refuses something the test
+    /// itself needs.
+    pub fn run(&mut self, script: &Script) -> Result<Vec<Difference>> {
+        self.cases += 1;
+        let base = self.place.join(format!("case-{}", self.cases));
+        let result = Case::new(self, script, &base).and_then(|mut case| {
+            let result = case.run();
+            // Also after an error: nothing may stay mounted.
+            let cleared = case.clear();
+            result.and_then(|found| cleared.map(|()| found))
+        });
+        if !self.keep
+            && let Err(error) = std::fs::remove_dir_all(&base)
+        {
+            return Err(error).with_context(|| format!("cannot remove {}", base.display()));
+        }
+        result
+    }
+
+    fn worker(&mut self, side: usize, uid: u32) -> Result<&mut Worker> {
+        match self.workers.entry((side, uid)) {
+            std::collections::btree_map::Entry::Occupied(found) => Ok(found.into_mut()),
+            std::collections::btree_map::Entry::Vacant(free) => Ok(free.insert(Worker::start(&self.reentry, uid)?)),
+        }
+    }
+
+    /// Makes every worker close its descriptors and start below `root` of its side from now on.
+    fn point_workers(&mut self, roots: [&Path; 2]) -> Result<()> {
+        for ((side, _), worker) in &mut self.workers {
+            worker.set_root(roots[*side])?;
+        }
+        Ok(())
+    }
+}
+
+/// The two sides, as words of a report.
+const NAMES: [&str; 2] = ["A", "B"];
+
+struct Case<'a> {
+    rig: &'a mut Rig,
+    script: &'a Script,
+    sides: [Side; 2],
+    lowers: [LowerInodes; 2],
+    /// What the lower layers looked like before the first mount.
+    untouched: [Vec<Tree>; 2],
+    mounts: [Option<Mounted>; 2],
+}
+
+/// Why a case ends before its last phase.
+enum Stop {
+    /// The sides differ.
+    Differ(Vec<Difference>),
+    /// The test itself failed.
+    Error(anyhow::Error),
+}
+
+impl From<anyhow::Error> for Stop {
+    fn from(error: anyhow::Error) -> Self {
+        Self::Error(error)
+    }
+}
+
+type Phase<T> = Result<T, Stop>;
+
+/// Ends the case if anything was found.
+fn none_of(found: Vec<Difference>) -> Phase<()> {
+    if found.is_empty() { Ok(()) } else { Err(Stop::Differ(found)) }
+}
+
+impl<'a> Case<'a> {
+    fn new(rig: &'a mut Rig, script: &'a Script, base: &Path) -> Result<Self> {
+        let sides = [Side::build(&base.join("a"), script)?, Side::build(&base.join("b"), script)?];
+        let lowers = [lower_inodes(&sides[0])?, lower_inodes(&sides[1])?];
+        let untouched = [lower_trees(&sides[0])?, lower_trees(&sides[1])?];
+        Ok(Self { rig, script, sides, lowers, untouched, mounts: [None, None] })
+    }
+
+    fn run(&mut self) -> Result<Vec<Difference>> {
+        match self.phases() {
+            Ok(()) => Ok(Vec::new()),
+            Err(Stop::Differ(found)) => Ok(found),
+            Err(Stop::Error(error)) => Err(error),
+        }
+    }
+
+    /// The phases of a case, in order; the first that finds a difference is the last.
+    fn phases(&mut self) -> Phase<()> {
+        let own = self.rig.drivers.clone();
+        if !self.mount("mount", [&own[0], &own[1]])? {
+            return Ok(());
+        }
+        self.steps()?;
+        let after = self.check("tree at the end")?;
+        self.unmount()?;
+        self.layers()?;
+        if !self.mount("remount", [&own[0], &own[1]])? {
+            return Ok(());
+        }
+        let again = self.check("tree after a remount")?;
+        none_of(compare::remounted([&after[0], &again[0]], [&after[1], &again[1]]))?;
+        self.unmount()?;
+        if own[0].name() != own[1].name() {
+            // Each driver on the other's upper directory: what they leave on disk means the same.
+            if !self.mount("mount of the other's upper", [&own[1], &own[0]])? {
+                return Ok(());
+            }
+            self.check("tree of the other's upper")?;
+            self.unmount()?;
+        }
+        self.lowers_are_untouched()
+    }
+
+    fn steps(&mut self) -> Phase<()> {
+        for (index, step) in self.script.steps.iter().enumerate() {
+            let place = format!("step {}: {step}", index + 1);
+            match step {
+                Step::Run { uid, umask, op } => {
+                    let a = self.call(0, *uid, *umask, op)?;
+                    let b = self.call(1, *uid, *umask, op)?;
+                    none_of(compare::step(&place, op, &a, &b).into_iter().collect())?;
+                }
+                Step::Check => {
+                    self.check(&format!("tree at step {}", index + 1))?;
+                }
+                Step::Remount => {
+                    let before = self.check(&format!("tree at step {}", index + 1))?;
+                    self.unmount()?;
+                    let own = self.rig.drivers.clone();
+                    if !self.mount("remount", [&own[0], &own[1]])? {
+                        return Ok(());
+                    }
+                    let again = self.check(&format!("tree after the remount of step {}", index + 1))?;
+                    none_of(compare::remounted([&before[0], &again[0]], [&before[1], &again[1]]))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes one call on one side; inode numbers of the result become comparable ones.
+    fn call(&mut self, side: usize, uid: u32, umask: u32, op: &Op) -> Phase<Outcome> {
+        let known = self.rig.workers.contains_key(&(side, uid));
+        let merged = self.sides[side].merged.clone();
+        let patience = self.rig.patience;
+        let worker = self.rig.worker(side, uid)?;
+        if !known {
+            worker.set_root(&merged)?;
+        }
+        let outcome = match worker.call(umask, op, patience) {
+            Ok(outcome) => outcome,
+            Err(error) => {
+                self.rig.workers.remove(&(side, uid));
+                return Err(error.context(format!("side {}", NAMES[side])).into());
+            }
+        };
+        if outcome == Outcome::Failed("HANG".to_owned()) {
+            // An aborted FUSE connection lets the caller go, so that its process can be ended.
+            if let Err(error) = unmount(&merged, UnmountFlags::FORCE) {
+                eprintln!("note: abort of {}: {error}", merged.display());
+            }
+            self.rig.workers.remove(&(side, uid));
+        }
+        Ok(match outcome {
+            Outcome::Done(fields) => Outcome::Done(self.comparable(side, fields)),
+            failed => failed,
+        })
+    }
+
+    fn comparable(&self, side: usize, fields: Fields) -> Fields {
+        let replace = |(key, value): (String, String)| match key.as_str() {
+            "ino" => {
+                let label = value.parse().ok().and_then(|ino: u64| self.lowers[side].get(&ino));
+                Some((key, label.cloned().unwrap_or_else(|| "upper".to_owned())))
+            }
+            "dev" => None,
+            _ => Some((key, value)),
+        };
+        fields.into_iter().filter_map(replace).collect()
+    }
+
+    /// Mounts both sides; false if both refuse, a difference if one does.
+    fn mount(&mut self, phase: &str, drivers: [&Driver; 2]) -> Phase<bool> {
+        let mut failures = [None, None];
+        for side in 0..2 {
+            let options = [self.script.options.as_str(), self.rig.extra[side].as_str()];
+            let options: Vec<&str> = options.into_iter().filter(|text| !text.is_empty()).collect();
+            let here = &self.sides[side];
+            match drivers[side].mount(&here.stack(), &here.merged, &options.join(",")) {
+                Ok(mounted) => self.mounts[side] = Some(mounted),
+                Err(error) => failures[side] = Some(format!("{:#}", anyhow!(error))),
+            }
+        }
+        if failures[0].is_some() == failures[1].is_some() {
+            return Ok(failures[0].is_none());
+        }
+        let [a, b] = failures.map(|failure| failure.unwrap_or_else(|| "mounted".to_owned()));
+        Err(Stop::Differ(vec![Difference { kind: format!("{phase} failed"), place: phase.to_owned(), a, b }]))
+    }
+
+    fn unmount(&mut self) -> Phase<()> {
+        let roots = [self.sides[0].merged.clone(), self.sides[1].merged.clone()];
+        self.rig.point_workers([&roots[0], &roots[1]])?;
+        for side in 0..2 {
+            let Some(mounted) = self.mounts[side].take() else { continue };
+            if let Err(error) = mounted.unmount() {
+                let text = escape(format!("{error:#}").as_bytes());
+                let (a, b) = if side == 0 { (text, String::new()) } else { (String::new(), text) };
+                let place = format!("unmount of {}", NAMES[side]);
+                return Err(Stop::Differ(vec![Difference { kind: "unmount failed".to_owned(), place, a, b }]));
+            }
+        }
+        if let Some(tamper) = self.rig.tamper {
+            tamper(&self.sides[0].upper)?;
+        }
+        Ok(())
+    }
+
+    fn check(&mut self, phase: &str) -> Phase<[Tree; 2]> {
+        let trees = [self.visible(0)?, self.visible(1)?];
+        none_of(compare::trees(phase_word(phase), phase, &trees[0], &trees[1]))?;
+        Ok(trees)
+    }
+
+    fn visible(&self, side: usize) -> Result<Tree> {
+        dump(&self.sides[side].merged, View::Mount, &self.lowers[side])
+    }
+
+    /// Compares what the sides left in their upper and work directories.
+    fn layers(&mut self) -> Phase<()> {
+        let none = LowerInodes::new();
+        let upper = |side: &Side| dump(&side.upper, View::Layer, &none);
+        none_of(compare::trees("upper", "upper directory", &upper(&self.sides[0])?, &upper(&self.sides[1])?))?;
+        let (a, b) = (left_in_work(&self.sides[0])?, left_in_work(&self.sides[1])?);
+        if a != b {
+            let place = "work directory".to_owned();
+            return Err(Stop::Differ(vec![Difference { kind: place.clone(), place, a, b }]));
+        }
+        Ok(())
+    }
+
+    fn lowers_are_untouched(&mut self) -> Phase<()> {
+        for side in 0..2 {
+            for (before, after) in self.untouched[side].iter().zip(lower_trees(&self.sides[side])?) {
+                let phase = format!("lower layer of {} before (A) and after (B)", NAMES[side]);
+                none_of(compare::trees("lower", &phase, before, &after))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Unmounts what an early end left mounted.
+    fn clear(&mut self) -> Result<()> {
+        let nowhere = Path::new("/nonexistent");
+        if let Err(error) = self.rig.point_workers([nowhere, nowhere]) {
+            // A worker that does not answer is replaced by a new one.
+            self.rig.workers.clear();
+            eprintln!("note: {error:#}");
+        }
+        for mounted in &mut self.mounts {
+            if let Some(mounted) = mounted.take()
+                && let Err(error) = mounted.unmount()
+            {
+                eprintln!("note: {error:#}");
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Leaves step numbers out, so that shrinking does not change the kind of a failure.
+fn phase_word(phase: &str) -> &str {
+    if phase.contains("remount") {
+        "remounted tree"
+    } else if phase.contains("other") {
+        "the other's tree"
+    } else {
+        "tree"
+    }
+}
+
+fn lower_trees(side: &Side) -> Result<Vec<Tree>> {
+    side.lowers.iter().map(|lower| dump(lower, View::Layer, &LowerInodes::new())).collect()
+}
+
+/// Returns what lies in the staging directory besides whiteouts kept for sharing.
+fn left_in_work(side: &Side) -> Result<String> {
+    let tree = dump(&side.work, View::Layer, &LowerInodes::new())?;
+    let shared = |fields: &Fields| fields.iter().any(|(key, value)| key == "type" && value == "whiteout");
+    let left = tree.entries.iter().filter(|(path, fields)| !path.is_empty() && !shared(fields));
+    let names: Vec<String> = left.map(|(path, _)| escape(path)).collect();
+    Ok(names.join(" "))
+}
