@@ -1,2 +1,190 @@
-//! Benchmarks.
-fn main() {}
+//! Side-by-side benchmarks of overlay mounts: the kernel's overlayfs, Acetate, and fuse-overlayfs, in one run.
+//!
+//! Every workload starts on a fresh mount with an empty upper. The systems take turns within each round, so that
+//! what else the machine does hits all of them; the report gives medians. See `bench/README.md`.
+
+mod layers;
+mod report;
+mod system;
+mod workload;
+
+use std::io::IsTerminal;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use acetate_testkit::driver::Stack;
+use acetate_testkit::scratch::{FsKind, Scratch};
+use anyhow::{Context, bail};
+use clap::{Parser, ValueEnum};
+
+use layers::Layers;
+use report::{Report, Row};
+use system::System;
+use workload::{Start, WORKLOADS, Workload};
+
+/// Compare overlay filesystems, workload by workload
+///
+/// Needs root. Times are wall-clock; each workload starts on a fresh mount. Exit status: 0 done, 2 error or a workload
+/// that failed on a system.
+#[derive(Debug, Parser)]
+#[command(name = "acetate-bench", version)]
+struct Args {
+    /// How often each workload is run on each system
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: u32,
+    /// The filesystem that the layers are on
+    #[arg(long, value_enum, default_value = "tmpfs")]
+    fs: Fs,
+    /// Only these workloads, separated by commas; see --list
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    only: Vec<String>,
+    /// Only these systems, separated by commas
+    #[arg(long, value_enum, value_name = "SYSTEM", value_delimiter = ',')]
+    systems: Vec<system::Choice>,
+    /// Print one JSON object (schema acetate-bench/1, see bench/README.md) instead of a table
+    #[arg(long)]
+    json: bool,
+    /// Print the names of the workloads and what they do
+    #[arg(long)]
+    list: bool,
+}
+
+/// Where layers can be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Fs {
+    /// In memory: shows the cost of the overlay itself
+    Tmpfs,
+    /// In an image file on this machine's disk
+    Ext4,
+}
+
+impl Fs {
+    fn kind(self) -> FsKind {
+        match self {
+            Self::Tmpfs => FsKind::Tmpfs,
+            Self::Ext4 => FsKind::Ext4,
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    match run(&Args::parse()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(2),
+        Err(error) => {
+            eprintln!("acetate-bench: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// Whether every workload ran on every system.
+fn run(args: &Args) -> anyhow::Result<bool> {
+    if args.list {
+        for workload in &WORKLOADS {
+            println!("{:<18} {}", workload.name, workload.what);
+        }
+        return Ok(true);
+    }
+    let workloads = pick(&args.only)?;
+    if !rustix::process::geteuid().is_root() {
+        bail!("mounting and dropping caches need root; run it with sudo");
+    }
+    let systems = System::find(&args.systems)?;
+    let scratch = Scratch::on(args.fs.kind(), "acetate-bench", 8192)?;
+    say("making layers");
+    let layers = Layers::make(&scratch)?;
+    let mut report = Report::new(args.fs.kind().name(), args.rounds, &systems, &workloads);
+    for round in 0..args.rounds {
+        for (row, workload) in workloads.iter().enumerate() {
+            say(&format!("round {} of {}: {}", round + 1, args.rounds, workload.name));
+            // Whoever goes first in one round goes last in another.
+            for turn in 0..systems.len() {
+                let column = (turn + round as usize) % systems.len();
+                let timed = measure(workload, &systems[column], &layers, &scratch);
+                record(&mut report.rows[row], column, timed);
+            }
+        }
+    }
+    say("");
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&report.json())?);
+    } else {
+        print!("{}", report.table());
+    }
+    for row in &report.rows {
+        for (column, why) in &row.failures {
+            eprintln!("acetate-bench: {} on {}: {why}", row.name, systems[*column].name());
+        }
+    }
+    Ok(report.rows.iter().all(|row| row.failures.is_empty()))
+}
+
+fn pick(names: &[String]) -> anyhow::Result<Vec<&'static Workload>> {
+    if names.is_empty() {
+        return Ok(WORKLOADS.iter().collect());
+    }
+    let find = |name: &String| {
+        let found = WORKLOADS.iter().find(|workload| workload.name == name);
+        found.with_context(|| format!("no workload {name}; --list shows them"))
+    };
+    names.iter().map(find).collect()
+}
+
+/// Progress on a terminal: one line that is written over; the empty text removes it.
+fn say(text: &str) {
+    if std::io::stderr().is_terminal() {
+        eprint!("\r\x1b[K{text}");
+    }
+}
+
+fn record(row: &mut Row, column: usize, timed: anyhow::Result<(f64, u64)>) {
+    match timed {
+        Ok((seconds, work)) => match row.work {
+            // The first to finish says how much there was to do; the others must have done the same.
+            Some(expected) if expected != work => {
+                row.failures.push((column, format!("did {work} steps, another system {expected}")));
+            }
+            _ => {
+                row.work = Some(work);
+                row.samples[column].push(seconds);
+            }
+        },
+        Err(error) => row.failures.push((column, format!("{error:#}"))),
+    }
+}
+
+/// Mounts, prepares, runs and unmounts; returns the time of the run alone in seconds, and the steps it counted.
+fn measure(
+    workload: &Workload,
+    system: &System,
+    layers: &Layers,
+    scratch: &Scratch,
+) -> anyhow::Result<(f64, u64)> {
+    let (upper, work) = (scratch.dir("upper")?, scratch.dir("work")?);
+    let result = (|| {
+        let stack = Stack::writable(layers.stack(workload.lowers), &upper, &work);
+        if workload.start == Start::Cold {
+            drop_caches()?;
+        }
+        let mounted = system.mount(&stack, &layers.merged)?;
+        (workload.prepare)(mounted.path(), layers)?;
+        if workload.start == Start::Warm {
+            (workload.run)(mounted.path(), layers)?;
+        }
+        let start = Instant::now();
+        let steps = (workload.run)(mounted.path(), layers)?;
+        let seconds = start.elapsed().as_secs_f64();
+        mounted.unmount()?;
+        Ok((seconds, steps))
+    })();
+    std::fs::remove_dir_all(&upper)?;
+    std::fs::remove_dir_all(&work)?;
+    result
+}
+
+/// Forgets cached pages, names and inodes, as after a restart.
+fn drop_caches() -> anyhow::Result<()> {
+    rustix::fs::sync();
+    std::fs::write("/proc/sys/vm/drop_caches", "3").context("cannot drop caches")
+}

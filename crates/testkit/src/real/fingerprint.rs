@@ -77,6 +77,15 @@ impl Fingerprint {
         self
     }
 
+    /// Without the change time of the root, which mounting may set: the kernel keeps a mark of its own there.
+    #[must_use]
+    pub fn without_root_ctime(mut self) -> Self {
+        if let Some(root) = self.entries.get_mut(Path::new("")) {
+            root.ctime = None;
+        }
+        self
+    }
+
     /// Fails unless `other` is the same; the message names the first differences.
     pub fn expect(&self, other: &Self, what: &str) -> anyhow::Result<()> {
         let mut lines = Vec::new();

@@ -3,7 +3,9 @@
 //! Needs root: it changes to other users. It also remounts the filesystem under test read-only and back, so nothing
 //! else may have files open on it.
 
-use std::path::Path;
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -32,6 +34,10 @@ allow_remount = true
 entries = [["nobody", "nogroup"], ["daemon", "daemon"]]
 "#;
 
+/// Stands in for mount(8) while the suite remounts: without it, a FUSE filesystem's mount helper would be called to
+/// start another server, where the kernel alone has to act. `REAL` is its path.
+const MOUNT: &str = "#!/bin/sh\nexec REAL --internal-only \"$@\"\n";
+
 /// Runs all test cases in a fresh directory below `dir`, which has to be on the filesystem under test.
 ///
 /// `other` is a directory on another filesystem, for EXDEV; `scratch` takes the configuration.
@@ -46,9 +52,23 @@ pub fn run(dir: &Path, other: &Path, scratch: &Path) -> anyhow::Result<Verdicts>
     command.arg("-c").arg(&config).arg("-s").arg(other).arg("-p").arg(dir);
     // Without NO_COLOR the words are hard to find, with backtraces the messages are.
     command.env("NO_COLOR", "1").env("RUST_BACKTRACE", "0").env("RUST_LIB_BACKTRACE", "0");
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let dirs = std::iter::once(stand_in(scratch)?).chain(std::env::split_paths(&path));
+    command.env("PATH", std::env::join_paths(dirs)?);
     let finished = exec::run(&mut command, LIMIT)?;
     parse(&String::from_utf8_lossy(&finished.stdout))
         .with_context(|| format!("pjdfstest: {}: {}", finished.status, finished.tail(10)))
+}
+
+/// Writes [`MOUNT`] into a directory below `scratch`, and returns that directory.
+fn stand_in(scratch: &Path) -> anyhow::Result<PathBuf> {
+    let real = need::tool("mount").context("no program mount")?;
+    let dir = scratch.join("bin");
+    std::fs::create_dir_all(&dir)?;
+    let file = dir.join("mount");
+    std::fs::write(&file, MOUNT.replace("REAL", &real.to_string_lossy()))?;
+    std::fs::set_permissions(&file, Permissions::from_mode(0o755))?;
+    Ok(dir)
 }
 
 /// Reads `NAME  ok|FAILED|skipped`, each followed by indented lines with reasons, and the summary at the end.

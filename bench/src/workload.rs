@@ -1,0 +1,302 @@
+//! What is measured. Each workload returns how many steps it did, which has to be the same on every system.
+
+use std::fs::{File, OpenOptions};
+use std::io::{ErrorKind, Read, Write};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use acetate_testkit::exec;
+use anyhow::bail;
+
+use crate::layers::{BIG_BYTES, Layers, Lowers, WIDE_ENTRIES};
+
+/// How long one run may take before it counts as hung.
+const LIMIT: Duration = Duration::from_secs(300);
+
+/// Bytes per read or write of the sequential workloads.
+const BLOCK: usize = 128 << 10;
+
+/// Files that create-unlink makes.
+const CREATED: usize = 5_000;
+
+/// Different missing names, and how often each is looked for.
+const MISSING_NAMES: usize = 2_000;
+const MISSING_PASSES: usize = 20;
+
+/// Bytes of the file that random-write changes, and writes of 4 KiB each.
+const RANDOM_BYTES: usize = 64 << 20;
+const RANDOM_WRITES: usize = 16_384;
+
+/// Directories that mkdir-rm makes, with one file in each.
+const MADE_DIRS: usize = 2_000;
+
+/// How often a warm directory is listed.
+const WIDE_PASSES: usize = 5;
+
+/// What is in the caches when the clock starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    /// Nothing: caches dropped, then mounted.
+    Cold,
+    /// What the same run just before left behind.
+    Warm,
+    /// A fresh mount; the layers may be in the page cache.
+    Fresh,
+}
+
+/// A step of a workload: merged directory and layers to number of steps done.
+type Step = fn(&Path, &Layers) -> anyhow::Result<u64>;
+
+/// Something to measure.
+#[derive(Debug)]
+pub struct Workload {
+    /// Its name on the command line and in reports.
+    pub name: &'static str,
+    /// What it does, in a line.
+    pub what: &'static str,
+    /// What it is mounted over.
+    pub lowers: Lowers,
+    /// What is in the caches.
+    pub start: Start,
+    /// Done before the clock starts.
+    pub prepare: Step,
+    /// What is timed.
+    pub run: Step,
+}
+
+/// All workloads, in the order of the report.
+pub const WORKLOADS: [Workload; 18] = [
+    workload(
+        "find-cold",
+        "find: names of 20,000 files, caches dropped",
+        Lowers::Tree,
+        Start::Cold,
+        find_names,
+    ),
+    workload("find-warm", "the same again", Lowers::Tree, Start::Warm, find_names),
+    workload(
+        "find-sizes-cold",
+        "find: sizes of 20,000 files, caches dropped",
+        Lowers::Tree,
+        Start::Cold,
+        find_sizes,
+    ),
+    workload("find-sizes-warm", "the same again", Lowers::Tree, Start::Warm, find_sizes),
+    workload(
+        "walk-25-cold",
+        "find: sizes over 25 merged layers, caches dropped",
+        Lowers::Deep,
+        Start::Cold,
+        find_sizes,
+    ),
+    workload("untar", "unpack 2,000 files", Lowers::Empty, Start::Fresh, untar),
+    workload(
+        "create-unlink",
+        "create 5,000 empty files, remove them",
+        Lowers::Empty,
+        Start::Fresh,
+        create_unlink,
+    ),
+    workload(
+        "mkdir-rm",
+        "make 2,000 directories with a file each, rm -rf",
+        Lowers::Empty,
+        Start::Fresh,
+        mkdir_rm,
+    ),
+    workload("read-cold", "read 256 MiB of a lower file, caches dropped", Lowers::Big, Start::Cold, read_big),
+    workload("read-warm", "the same again", Lowers::Big, Start::Warm, read_big),
+    workload("write", "write 256 MiB to a new file, no fsync", Lowers::Empty, Start::Fresh, write_big),
+    Workload {
+        name: "random-write",
+        what: "16,384 writes of 4 KiB anywhere in a 64 MiB upper file, no fsync",
+        lowers: Lowers::Empty,
+        start: Start::Fresh,
+        prepare: make_random,
+        run: write_random,
+    },
+    workload(
+        "stat-missing",
+        "stat 2,000 missing names, 20 times each",
+        Lowers::Tree,
+        Start::Fresh,
+        stat_missing,
+    ),
+    workload(
+        "readdir-cold",
+        "list a directory of 20,000 entries, caches dropped",
+        Lowers::Wide,
+        Start::Cold,
+        list_wide,
+    ),
+    workload("readdir-warm", "the same again, five times", Lowers::Wide, Start::Warm, list_wide_often),
+    workload("chmod-r", "chmod -R over 2,000 lower files: copy-up", Lowers::Tree, Start::Fresh, chmod_tree),
+    workload("rm-lower", "rm -rf 2,000 lower files: whiteouts", Lowers::Tree, Start::Fresh, rm_lower),
+    workload(
+        "copy-up-big",
+        "open a 256 MiB lower file for writing, write one byte",
+        Lowers::Big,
+        Start::Fresh,
+        copy_up,
+    ),
+];
+
+const fn workload(
+    name: &'static str,
+    what: &'static str,
+    lowers: Lowers,
+    start: Start,
+    run: Step,
+) -> Workload {
+    Workload { name, what, lowers, start, prepare: nothing, run }
+}
+
+fn nothing(_: &Path, _: &Layers) -> anyhow::Result<u64> {
+    Ok(0)
+}
+
+/// Runs a program and returns its output.
+fn program(dir: &Path, words: &[&str]) -> anyhow::Result<Vec<u8>> {
+    exec::stdout_of(Command::new(words[0]).args(&words[1..]).current_dir(dir), LIMIT)
+}
+
+fn lines(output: &[u8]) -> u64 {
+    output.iter().filter(|byte| **byte == b'\n').count() as u64
+}
+
+fn find_names(merged: &Path, _: &Layers) -> anyhow::Result<u64> {
+    Ok(lines(&program(merged, &["find", ".", "-printf", "%p\\n"])?))
+}
+
+/// The steps are the sum of all file sizes: a wrong size is noticed.
+fn find_sizes(merged: &Path, _: &Layers) -> anyhow::Result<u64> {
+    let output = program(merged, &["find", ".", "-type", "f", "-printf", "%s\\n"])?;
+    Ok(String::from_utf8_lossy(&output).lines().filter_map(|line| line.parse::<u64>().ok()).sum())
+}
+
+fn untar(merged: &Path, layers: &Layers) -> anyhow::Result<u64> {
+    let mut command = Command::new("tar");
+    exec::stdout_of(command.arg("-xf").arg(&layers.archive).current_dir(merged), LIMIT)?;
+    Ok(std::fs::read_dir(merged)?.count() as u64)
+}
+
+fn create_unlink(merged: &Path, _: &Layers) -> anyhow::Result<u64> {
+    let dir = merged.join("created");
+    std::fs::create_dir(&dir)?;
+    let names: Vec<_> = (0..CREATED).map(|i| dir.join(format!("file-{i}"))).collect();
+    for name in &names {
+        File::create_new(name)?;
+    }
+    for name in &names {
+        std::fs::remove_file(name)?;
+    }
+    std::fs::remove_dir(&dir)?;
+    Ok(CREATED as u64)
+}
+
+fn mkdir_rm(merged: &Path, _: &Layers) -> anyhow::Result<u64> {
+    let root = merged.join("made");
+    std::fs::create_dir(&root)?;
+    for i in 0..MADE_DIRS {
+        // Ten wide, so that the tree is a few levels deep.
+        let mut dir = root.clone();
+        for digit in i.to_string().chars() {
+            dir.push(format!("d{digit}"));
+        }
+        std::fs::create_dir_all(&dir)?;
+        std::fs::write(dir.join("file"), "x")?;
+    }
+    program(merged, &["rm", "-rf", "made"])?;
+    Ok(MADE_DIRS as u64)
+}
+
+fn read_big(merged: &Path, _: &Layers) -> anyhow::Result<u64> {
+    let mut file = File::open(merged.join("big"))?;
+    let mut buffer = vec![0; BLOCK];
+    let mut total = 0;
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok(total),
+            count => total += count as u64,
+        }
+    }
+}
+
+fn write_big(merged: &Path, _: &Layers) -> anyhow::Result<u64> {
+    let mut file = File::create_new(merged.join("written"))?;
+    let buffer = vec![b'w'; BLOCK];
+    for _ in 0..BIG_BYTES / BLOCK {
+        file.write_all(&buffer)?;
+    }
+    Ok(BIG_BYTES as u64)
+}
+
+fn make_random(merged: &Path, _: &Layers) -> anyhow::Result<u64> {
+    std::fs::write(merged.join("random"), vec![b'r'; RANDOM_BYTES])?;
+    Ok(0)
+}
+
+fn write_random(merged: &Path, _: &Layers) -> anyhow::Result<u64> {
+    let file = OpenOptions::new().write(true).open(merged.join("random"))?;
+    let buffer = [b'R'; 4096];
+    let pages = (RANDOM_BYTES / buffer.len()) as u64;
+    // A full-period generator modulo a power of two: no page twice in a row, the same order for every system.
+    let mut page = 1u64;
+    for _ in 0..RANDOM_WRITES {
+        page = page.wrapping_mul(1_103_515_245).wrapping_add(12345) % pages;
+        file.write_all_at(&buffer, page * buffer.len() as u64)?;
+    }
+    Ok(RANDOM_WRITES as u64)
+}
+
+fn stat_missing(merged: &Path, _: &Layers) -> anyhow::Result<u64> {
+    let names: Vec<_> = (0..MISSING_NAMES)
+        .map(|i| merged.join(format!("outer-{}/inner-{}/no-{i}", i % 50, i % 20)))
+        .collect();
+    for _ in 0..MISSING_PASSES {
+        for name in &names {
+            match std::fs::symlink_metadata(name) {
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) => return Err(error.into()),
+                Ok(_) => bail!("{} exists", name.display()),
+            }
+        }
+    }
+    Ok((MISSING_NAMES * MISSING_PASSES) as u64)
+}
+
+fn list_wide(merged: &Path, _: &Layers) -> anyhow::Result<u64> {
+    let mut count = 0;
+    for entry in std::fs::read_dir(merged.join("wide"))? {
+        entry?;
+        count += 1;
+    }
+    if count != WIDE_ENTRIES as u64 {
+        bail!("{count} entries instead of {WIDE_ENTRIES}");
+    }
+    Ok(count)
+}
+
+fn list_wide_often(merged: &Path, layers: &Layers) -> anyhow::Result<u64> {
+    (0..WIDE_PASSES).map(|_| list_wide(merged, layers)).sum()
+}
+
+/// The five directories that the archive is made of, by name: a shell pattern would also cost time.
+const SUBTREE: [&str; 5] = ["outer-0", "outer-1", "outer-2", "outer-3", "outer-4"];
+
+fn chmod_tree(merged: &Path, _: &Layers) -> anyhow::Result<u64> {
+    program(merged, &[&["chmod", "-R", "go-rwx"], &SUBTREE[..]].concat())?;
+    Ok(SUBTREE.len() as u64)
+}
+
+fn rm_lower(merged: &Path, _: &Layers) -> anyhow::Result<u64> {
+    program(merged, &[&["rm", "-rf"], &SUBTREE[..]].concat())?;
+    Ok(std::fs::read_dir(merged)?.count() as u64)
+}
+
+fn copy_up(merged: &Path, _: &Layers) -> anyhow::Result<u64> {
+    OpenOptions::new().append(true).open(merged.join("big"))?.write_all(b"!")?;
+    Ok(std::fs::metadata(merged.join("big"))?.len())
+}
