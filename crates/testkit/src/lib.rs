@@ -4,11 +4,12 @@
 //! - [`scratch`]: directories and small filesystems that vanish with their handle.
 //! - [`scenario`]: scenarios recorded from the kernel, and the runner that replays them.
 //! - [`errno`]: errnos by name.
+//! - [`lockstep`]: random calls on two mounts at once.
 //!
 //! Nothing here is used by the engine; failures are returned, not panicked, so that a runner can report them all.
 
 pub mod driver;
-pub mod lockstep;
 pub mod errno;
+pub mod lockstep;
 pub mod scenario;
 pub mod scratch;
