@@ -8,12 +8,13 @@
 //! - [`scenario`]: scenarios recorded from the kernel, and the runner that replays them.
 //! - [`errno`]: errnos by name.
 //! - [`suites`]: published filesystem test suites on a mount and below.
+//! - [`lockstep`]: random calls on two mounts at once.
 //!
 //! Nothing here is used by the engine; failures are returned, not panicked, so that a runner can report them all.
 
 pub mod driver;
-pub mod lockstep;
 pub mod errno;
+pub mod lockstep;
 pub mod scenario;
 pub mod exec;
 pub mod need;

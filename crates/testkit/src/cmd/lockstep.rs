@@ -33,7 +33,7 @@ pub(crate) struct Args {
     #[arg(long, value_enum, default_value = "kernel")]
     driver_b: Who,
     /// Filesystem of the layers; `dir`: whatever the temporary directory is on
-    #[arg(long, value_enum, default_value = "dir")]
+    #[arg(long, value_enum, default_value = "tmpfs")]
     fs: Fs,
     /// Mount options of both sides, comma separated
     #[arg(long, value_name = "OPTIONS", default_value = "")]
@@ -44,6 +44,9 @@ pub(crate) struct Args {
     /// Print the script of the seed instead of running it
     #[arg(long)]
     print: bool,
+    /// Print every step with its result on side B
+    #[arg(long)]
+    trace: bool,
     /// Keep the layers of every case, and say where they are
     #[arg(long)]
     keep: bool,
@@ -108,6 +111,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let drivers = [args.driver_a.driver()?, args.driver_b.driver()?];
     let mut rig = Rig::new(scratch.path(), drivers, Reentry::own(&[])?);
     rig.keep = args.keep;
+    rig.trace = args.trace;
     let code = match &args.replay {
         Some(file) => replay(&mut rig, file)?,
         None => random(&mut rig, args, seed)?,
@@ -148,7 +152,12 @@ fn random(rig: &mut Rig, args: &Args, seed: u64) -> anyhow::Result<ExitCode> {
         Event::Case(report) if terminal => eprint!("\r{} passed, {} failed ", report.passed, report.failed),
         Event::Case(_) => {}
         Event::Failure(kind, failure) => {
-            println!("{}failure: {kind}\n{}written to {}\n", if terminal { "\r" } else { "" }, failure.text, failure.file.display());
+            println!(
+                "{}failure: {kind}\n{}written to {}\n",
+                if terminal { "\r" } else { "" },
+                failure.text,
+                failure.file.display()
+            );
         }
     };
     let report = lockstep::run(rig, &plan, &mut tell)?;

@@ -93,52 +93,6 @@ pub fn xattrs(path: &Path) -> Result<Vec<(Vec<u8>, Result<Vec<u8>, Errno>)>> {
     Ok(xattr_names(&list).into_iter().map(read).collect())
 }
 
-/// Errors that steps commonly end with, by name.
-const ERRNO_NAMES: [(Errno, &str); 36] = [
-    (Errno::PERM, "EPERM"),
-    (Errno::NOENT, "ENOENT"),
-    (Errno::IO, "EIO"),
-    (Errno::NXIO, "ENXIO"),
-    (Errno::BADF, "EBADF"),
-    (Errno::AGAIN, "EAGAIN"),
-    (Errno::NOMEM, "ENOMEM"),
-    (Errno::ACCESS, "EACCES"),
-    (Errno::BUSY, "EBUSY"),
-    (Errno::EXIST, "EEXIST"),
-    (Errno::XDEV, "EXDEV"),
-    (Errno::NODEV, "ENODEV"),
-    (Errno::NOTDIR, "ENOTDIR"),
-    (Errno::ISDIR, "EISDIR"),
-    (Errno::INVAL, "EINVAL"),
-    (Errno::NOTTY, "ENOTTY"),
-    (Errno::TXTBSY, "ETXTBSY"),
-    (Errno::FBIG, "EFBIG"),
-    (Errno::NOSPC, "ENOSPC"),
-    (Errno::SPIPE, "ESPIPE"),
-    (Errno::ROFS, "EROFS"),
-    (Errno::MLINK, "EMLINK"),
-    (Errno::PIPE, "EPIPE"),
-    (Errno::RANGE, "ERANGE"),
-    (Errno::NAMETOOLONG, "ENAMETOOLONG"),
-    (Errno::NOSYS, "ENOSYS"),
-    (Errno::NOTEMPTY, "ENOTEMPTY"),
-    (Errno::LOOP, "ELOOP"),
-    (Errno::NODATA, "ENODATA"),
-    (Errno::REMOTE, "EREMOTE"),
-    (Errno::OVERFLOW, "EOVERFLOW"),
-    (Errno::OPNOTSUPP, "EOPNOTSUPP"),
-    (Errno::NOTCONN, "ENOTCONN"),
-    (Errno::CONNABORTED, "ECONNABORTED"),
-    (Errno::STALE, "ESTALE"),
-    (Errno::DQUOT, "EDQUOT"),
-];
-
-/// Returns the symbolic name of an error, or `errno-N`.
-pub fn errno_name(error: Errno) -> String {
-    let found = ERRNO_NAMES.iter().find(|(known, _)| *known == error);
-    found.map_or_else(|| format!("errno-{}", error.raw_os_error()), |(_, name)| (*name).to_owned())
-}
-
 /// Returns fields as `key=value` words.
 pub fn fields_text(fields: &Fields) -> String {
     let words: Vec<String> = fields.iter().map(|(key, value)| format!("{key}={value}")).collect();

@@ -34,6 +34,8 @@ pub struct Rig {
     pub reentry: Reentry,
     /// A step that takes longer is a failure.
     pub patience: Duration,
+    /// Prints every step with its result on side B.
+    pub trace: bool,
     /// Leaves the layers of each case in place.
     pub keep: bool,
     /// See [`Tamper`]; none but in tests of this oracle.
@@ -51,6 +53,7 @@ impl Rig {
             extra: [String::new(), String::new()],
             reentry,
             patience: Duration::from_secs(20),
+            trace: false,
             keep: false,
             tamper: None,
             workers: BTreeMap::new(),
@@ -83,7 +86,9 @@ impl Rig {
     fn worker(&mut self, side: usize, uid: u32) -> Result<&mut Worker> {
         match self.workers.entry((side, uid)) {
             std::collections::btree_map::Entry::Occupied(found) => Ok(found.into_mut()),
-            std::collections::btree_map::Entry::Vacant(free) => Ok(free.insert(Worker::start(&self.reentry, uid)?)),
+            std::collections::btree_map::Entry::Vacant(free) => {
+                Ok(free.insert(Worker::start(&self.reentry, uid)?))
+            }
         }
     }
 
@@ -148,6 +153,7 @@ impl<'a> Case<'a> {
 
     /// The phases of a case, in order; the first that finds a difference is the last.
     fn phases(&mut self) -> Phase<()> {
+        self.rig.point_workers([&self.sides[0].merged, &self.sides[1].merged])?;
         let own = self.rig.drivers.clone();
         if !self.mount("mount", [&own[0], &own[1]])? {
             return Ok(());
@@ -180,6 +186,9 @@ impl<'a> Case<'a> {
                 Step::Run { uid, umask, op } => {
                     let a = self.call(0, *uid, *umask, op)?;
                     let b = self.call(1, *uid, *umask, op)?;
+                    if self.rig.trace {
+                        println!("{place} -> {b}");
+                    }
                     none_of(compare::step(&place, op, &a, &b).into_iter().collect())?;
                 }
                 Step::Check => {
@@ -269,7 +278,12 @@ impl<'a> Case<'a> {
                 let text = escape(format!("{error:#}").as_bytes());
                 let (a, b) = if side == 0 { (text, String::new()) } else { (String::new(), text) };
                 let place = format!("unmount of {}", NAMES[side]);
-                return Err(Stop::Differ(vec![Difference { kind: "unmount failed".to_owned(), place, a, b }]));
+                return Err(Stop::Differ(vec![Difference {
+                    kind: "unmount failed".to_owned(),
+                    place,
+                    a,
+                    b,
+                }]));
             }
         }
         if let Some(tamper) = self.rig.tamper {
@@ -292,7 +306,12 @@ impl<'a> Case<'a> {
     fn layers(&mut self) -> Phase<()> {
         let none = LowerInodes::new();
         let upper = |side: &Side| dump(&side.upper, View::Layer, &none);
-        none_of(compare::trees("upper", "upper directory", &upper(&self.sides[0])?, &upper(&self.sides[1])?))?;
+        none_of(compare::trees(
+            "upper",
+            "upper directory",
+            &upper(&self.sides[0])?,
+            &upper(&self.sides[1])?,
+        ))?;
         let (a, b) = (left_in_work(&self.sides[0])?, left_in_work(&self.sides[1])?);
         if a != b {
             let place = "work directory".to_owned();

@@ -14,9 +14,10 @@ use rustix::fs::{FileType, Mode, OFlags, RawDir, Stat};
 use rustix::io::Errno;
 
 use super::acl;
-use super::attrs::{Fields, errno_name, stat_fields, type_word, xattrs};
+use super::attrs::{Fields, stat_fields, type_word, xattrs};
 use super::setup::{Side, below};
 use super::text::{brief, escape, hash};
+use crate::errno;
 
 /// What a dump looks at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,7 +63,8 @@ pub fn lower_inodes(side: &Side) -> Result<LowerInodes> {
 /// The root itself cannot be looked at.
 pub fn dump(root: &Path, view: View, lowers: &LowerInodes) -> Result<Tree> {
     let stat = rustix::fs::lstat(root).with_context(|| format!("cannot stat {}", root.display()))?;
-    let mut walk = Walk { root, view, device: stat.st_dev, entries: BTreeMap::new(), inodes: BTreeMap::new() };
+    let mut walk =
+        Walk { root, view, device: stat.st_dev, entries: BTreeMap::new(), inodes: BTreeMap::new() };
     walk.visit(Vec::new(), None);
     let mut entries = walk.entries;
     name_inodes(&mut entries, &walk.inodes, lowers, view);
@@ -122,7 +124,7 @@ impl Walk<'_> {
         let stat = match rustix::fs::lstat(&full) {
             Ok(stat) => stat,
             Err(error) => {
-                fields.push(("stat".to_owned(), errno_name(error)));
+                fields.push(("stat".to_owned(), errno::name(error)));
                 self.entries.insert(path, fields);
                 return;
             }
@@ -148,7 +150,7 @@ impl Walk<'_> {
             FileType::Directory => match list(&full) {
                 Ok(children) => children,
                 Err(error) => {
-                    fields.push(("list".to_owned(), errno_name(error)));
+                    fields.push(("list".to_owned(), errno::name(error)));
                     Vec::new()
                 }
             },
@@ -204,7 +206,7 @@ impl Walk<'_> {
                     }
                     Ok(value) if value.len() > 200 => brief(&value),
                     Ok(value) => acl::value_token(&name, &value),
-                    Err(error) => errno_name(error),
+                    Err(error) => errno::name(error),
                 };
                 (format!("x:{}", escape(&name)), text)
             })
@@ -220,7 +222,7 @@ fn is_machine_dependent(name: &[u8]) -> bool {
 }
 
 fn result_text(result: Result<String, Errno>) -> String {
-    result.unwrap_or_else(errno_name)
+    result.unwrap_or_else(errno::name)
 }
 
 /// Opens without leaving an access time behind.

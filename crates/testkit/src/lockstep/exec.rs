@@ -12,14 +12,15 @@ use std::path::{Path, PathBuf};
 
 use rustix::buffer::spare_capacity;
 use rustix::fs::{
-    Access, AtFlags, CWD, FallocateFlags, FileType, Gid, Mode, OFlags, RawDir, RenameFlags, SeekFrom, Timespec,
-    Timestamps, Uid, XattrFlags,
+    Access, AtFlags, CWD, FallocateFlags, FileType, Gid, Mode, OFlags, RawDir, RenameFlags, SeekFrom,
+    Timespec, Timestamps, Uid, XattrFlags,
 };
 use rustix::io::Errno;
 
-use super::attrs::{Fields, XATTR_MAX, errno_name, fields_text, stat_fields, type_word, xattr_names};
+use super::attrs::{Fields, XATTR_MAX, fields_text, stat_fields, type_word, xattr_names};
 use super::op::{Op, SetTime, Target};
 use super::text::{brief, escape, hash};
+use crate::errno;
 
 /// The descriptors that one user's calls left open, by slot.
 pub type Slots = BTreeMap<u8, OwnedFd>;
@@ -51,7 +52,10 @@ impl Outcome {
         let mut words = line.split(' ');
         match words.next() {
             Some("ok") => Self::Done(
-                words.filter_map(|word| word.split_once('=')).map(|(k, v)| (k.to_owned(), v.to_owned())).collect(),
+                words
+                    .filter_map(|word| word.split_once('='))
+                    .map(|(k, v)| (k.to_owned(), v.to_owned()))
+                    .collect(),
             ),
             first => Self::Failed(first.unwrap_or_default().to_owned()),
         }
@@ -65,7 +69,9 @@ pub fn execute(root: &Path, slots: &mut Slots, op: &Op) -> Outcome {
         Op::Mkdir { .. } | Op::Mknod { .. } | Op::Symlink { .. } | Op::Link { .. } => create(root, slots, op),
         Op::Unlink { .. } | Op::Rmdir { .. } | Op::Rename { .. } => remove(root, op),
         Op::Stat { .. } | Op::Access { .. } | Op::Readlink { .. } | Op::List { .. } => look(root, slots, op),
-        Op::Truncate { .. } | Op::Chmod { .. } | Op::Chown { .. } | Op::Utimens { .. } => change(root, slots, op),
+        Op::Truncate { .. } | Op::Chmod { .. } | Op::Chown { .. } | Op::Utimens { .. } => {
+            change(root, slots, op)
+        }
         Op::Setxattr { .. } | Op::Removexattr { .. } | Op::Getxattr { .. } | Op::Listxattr { .. } => {
             xattr(root, slots, op)
         }
@@ -73,7 +79,7 @@ pub fn execute(root: &Path, slots: &mut Slots, op: &Op) -> Outcome {
     };
     match result {
         Ok(fields) => Outcome::Done(fields),
-        Err(error) => Outcome::Failed(errno_name(error)),
+        Err(error) => Outcome::Failed(errno::name(error)),
     }
 }
 
@@ -212,7 +218,8 @@ fn change(root: &Path, slots: &Slots, op: &Op) -> Called {
     match op {
         Op::Truncate { target: Target::Path(path), len } => {
             let len = i64::try_from(*len).map_err(|_| Errno::INVAL)?;
-            nix::unistd::truncate(&full(root, path), len).map_err(|error| Errno::from_raw_os_error(error as i32))
+            nix::unistd::truncate(&full(root, path), len)
+                .map_err(|error| Errno::from_raw_os_error(error as i32))
         }
         Op::Truncate { target: Target::Slot(slot), len } => rustix::fs::ftruncate(held(slots, *slot)?, *len),
         Op::Chmod { target: Target::Path(path), mode } => {
@@ -250,7 +257,9 @@ fn xattr(root: &Path, slots: &Slots, op: &Op) -> Called {
             let flags = XattrFlags::from_bits_retain(*flags);
             match target {
                 Target::Path(path) => rustix::fs::lsetxattr(full(root, path), name.as_slice(), value, flags),
-                Target::Slot(slot) => rustix::fs::fsetxattr(held(slots, *slot)?, name.as_slice(), value, flags),
+                Target::Slot(slot) => {
+                    rustix::fs::fsetxattr(held(slots, *slot)?, name.as_slice(), value, flags)
+                }
             }
             .map(done)
         }
@@ -273,7 +282,9 @@ fn xattr(root: &Path, slots: &Slots, op: &Op) -> Called {
         Op::Listxattr { target } => {
             match target {
                 Target::Path(path) => rustix::fs::llistxattr(full(root, path), spare_capacity(&mut buffer)),
-                Target::Slot(slot) => rustix::fs::flistxattr(held(slots, *slot)?, spare_capacity(&mut buffer)),
+                Target::Slot(slot) => {
+                    rustix::fs::flistxattr(held(slots, *slot)?, spare_capacity(&mut buffer))
+                }
             }?;
             let names: Vec<String> = xattr_names(&buffer).iter().map(|name| escape(name)).collect();
             Ok(one("names", names.join(",")))
@@ -298,8 +309,11 @@ fn data(slots: &Slots, op: &Op) -> Called {
         Op::Write { slot, data, sequential } => {
             let fd = held(slots, *slot)?;
             let bytes = data.bytes();
-            let count =
-                if *sequential { rustix::io::write(fd, &bytes) } else { rustix::io::pwrite(fd, &bytes, data.offset) };
+            let count = if *sequential {
+                rustix::io::write(fd, &bytes)
+            } else {
+                rustix::io::pwrite(fd, &bytes, data.offset)
+            };
             Ok(one("count", count?))
         }
         Op::Fallocate { slot, mode, offset, len } => {

@@ -3,13 +3,14 @@
 //! Names come from a tiny alphabet with one hostile name a case, so that layers and calls meet.
 //! Every time set lies long before 2020, so that kernel-assigned times can be told from set ones.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use fastrand::Rng;
 
-use super::generate_ops::Calls;
-use super::script::{Body, Entry, Extent, Layer, Script, Time};
 use super::acl;
+use super::generate_ops::Calls;
+use super::guess::Guesses;
+use super::script::{Body, Entry, Extent, Layer, Script, Time};
 
 const NAMES: [&[u8]; 5] = [b"a", b"b", b"c", b"d", b"e"];
 const HOSTILE: [&[u8]; 8] =
@@ -24,7 +25,8 @@ pub(super) const CAPABILITY: [u8; 20] = [1, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 
 pub fn script(seed: u64, options: &str) -> Script {
     let mut rng = Rng::with_seed(mix(seed));
     let names = Names::new(&mut rng);
-    let prefix: &[u8] = if options.split(',').any(|o| o == "userxattr") { b"user.overlay." } else { b"trusted.overlay." };
+    let prefix: &[u8] =
+        if options.split(',').any(|o| o == "userxattr") { b"user.overlay." } else { b"trusted.overlay." };
     let mut stack = Stack { names, prefix: prefix.to_vec(), layers: BTreeMap::new(), entries: Vec::new() };
     let lowers = if rng.bool() { 1 } else { rng.usize(2..=5) };
     for number in (1..=lowers).rev() {
@@ -35,8 +37,8 @@ pub fn script(seed: u64, options: &str) -> Script {
     } else if rng.bool() {
         stack.root(&mut rng, Layer::Upper);
     }
-    let known: BTreeSet<Vec<u8>> = stack.entries.iter().map(|entry| entry.path.clone()).collect();
-    let steps = Calls::new(rng, stack.names, stack.prefix, known).steps();
+    let guesses = Guesses::new(stack.names, &stack.entries);
+    let steps = Calls::new(rng, guesses, stack.prefix).steps();
     Script { options: options.to_owned(), entries: stack.entries, steps }
 }
 

@@ -1,50 +1,39 @@
 //! Makes the random calls of a script.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use fastrand::Rng;
 
 use super::acl;
-use super::generate::{
-    CAPABILITY, Names, acl_value, join, old_time, once_in, parent, pick, pick_number, symlink_target,
-};
+use super::generate::{CAPABILITY, acl_value, old_time, once_in, pick, pick_number, symlink_target};
+use super::guess::{Guess, Guesses};
 use super::op::{Op, SetTime, Target};
 use super::script::{Extent, Step};
 
 const OLD_UIDS: [Option<u32>; 5] = [None, Some(0), Some(1000), Some(7), None];
 const MODES: [u32; 10] = [0o644, 0o755, 0o777, 0o600, 0o000, 0o4755, 0o2755, 0o1777, 0o6777, 0o444];
-const RENAMES: [u32; 8] = [
-    0,
-    0,
-    0,
-    0,
-    libc::RENAME_NOREPLACE,
-    libc::RENAME_EXCHANGE,
-    libc::RENAME_EXCHANGE,
-    libc::RENAME_WHITEOUT,
-];
+const RENAMES: [u32; 8] =
+    [0, 0, 0, 0, libc::RENAME_NOREPLACE, libc::RENAME_EXCHANGE, libc::RENAME_EXCHANGE, libc::RENAME_WHITEOUT];
 /// How many slots each user has.
 const SLOTS: u8 = 4;
 
-/// Generator of calls: remembers which paths may exist and which slots are open.
+/// Generator of calls.
 pub(super) struct Calls {
     rng: Rng,
-    names: Names,
+    guesses: Guesses,
     /// Prefix of private marks, as bytes of a name.
     prefix: Vec<u8>,
-    known: Vec<Vec<u8>>,
-    /// Slots opened so far, with their user.
-    open: BTreeSet<(u32, u8)>,
+    /// Slots that probably are open: by user and slot, whether for a directory.
+    open: BTreeMap<(u32, u8), bool>,
     /// Whether this sequence asks for holes. Where unwritten blocks count as data depends on
     /// what the page cache holds, so such sequences leave fallocate out.
     holes: bool,
 }
 
 impl Calls {
-    pub(super) fn new(mut rng: Rng, names: Names, prefix: Vec<u8>, known: BTreeSet<Vec<u8>>) -> Self {
+    pub(super) fn new(mut rng: Rng, guesses: Guesses, prefix: Vec<u8>) -> Self {
         let holes = rng.bool();
-        let known = known.into_iter().filter(|path| !path.is_empty()).collect();
-        Self { rng, names, prefix, known, open: BTreeSet::new(), holes }
+        Self { rng, guesses, prefix, open: BTreeMap::new(), holes }
     }
 
     /// Returns a whole sequence.
@@ -66,61 +55,43 @@ impl Calls {
         let uid = if users && self.rng.bool() { 1000 } else { 0 };
         let umask = pick_number(&mut self.rng, &[0o022, 0o022, 0o000, 0o077, 0o027]);
         let op = match self.rng.u32(..100) {
-            0..14 => self.open_or_close(uid),
-            14..32 => self.make(uid),
-            32..56 => self.remove(),
-            56..72 => self.change(uid),
-            72..80 => self.look(uid),
+            0..12 => self.open_or_close(uid),
+            12..30 => self.make(uid),
+            30..56 => self.remove(),
+            56..70 => self.change(uid),
+            70..78 => self.look(uid),
             _ => self.data(uid),
         };
         Step::Run { uid, umask, op }
     }
 
-    /// Returns a path that probably exists.
-    fn old_path(&mut self) -> Vec<u8> {
-        if self.known.is_empty() || once_in(&mut self.rng, 8) {
-            return self.names.path(&mut self.rng);
+    /// Returns a slot that this user opened, for a file or for a directory; else any of the user's.
+    fn slot(&mut self, uid: u32, dir: bool) -> Option<u8> {
+        let own: Vec<(u8, bool)> = self
+            .open
+            .iter()
+            .filter(|((user, _), _)| *user == uid)
+            .map(|((_, slot), dir)| (*slot, *dir))
+            .collect();
+        let fit: Vec<u8> = own.iter().filter(|(_, is_dir)| *is_dir == dir).map(|(slot, _)| *slot).collect();
+        if !fit.is_empty() && !once_in(&mut self.rng, 20) {
+            return Some(pick_number(&mut self.rng, &fit));
         }
-        let at = self.rng.usize(..self.known.len());
-        let path = self.known[at].clone();
-        // A directory that holds something known, rather than the leaf.
-        if once_in(&mut self.rng, 4) && !parent(&path).is_empty() { parent(&path).to_vec() } else { path }
-    }
-
-    /// Returns a path to make something at, and remembers it.
-    fn new_path(&mut self) -> Vec<u8> {
-        let path = match self.rng.u32(..10) {
-            0..3 => self.old_path(),
-            3..5 => self.names.one(&mut self.rng),
-            5 => self.names.path(&mut self.rng),
-            _ => {
-                let near = self.old_path();
-                let dir = if self.rng.bool() { near } else { parent(&near).to_vec() };
-                join(&dir, &self.names.one(&mut self.rng))
-            }
-        };
-        let path = if once_in(&mut self.rng, 120) { join(&path, &[b'l'; 256]) } else { path };
-        if !self.known.contains(&path) && path.len() < 700 {
-            self.known.push(path.clone());
-        }
-        path
-    }
-
-    /// Returns a slot that this user opened, else any.
-    fn slot(&mut self, uid: u32) -> u8 {
-        let own: Vec<u8> = self.open.iter().filter(|(user, _)| *user == uid).map(|(_, slot)| *slot).collect();
-        if own.is_empty() { 0 } else { pick_number(&mut self.rng, &own) }
-    }
-
-    fn has_slot(&self, uid: u32) -> bool {
-        self.open.iter().any(|(user, _)| *user == uid)
+        if own.is_empty() { None } else { Some(pick_number(&mut self.rng, &own).0) }
     }
 
     fn target(&mut self, uid: u32) -> Target {
-        if self.has_slot(uid) && once_in(&mut self.rng, 4) {
-            return Target::Slot(self.slot(uid));
+        if once_in(&mut self.rng, 4) {
+            let dir = once_in(&mut self.rng, 3);
+            if let Some(slot) = self.slot(uid, dir) {
+                return Target::Slot(slot);
+            }
         }
-        if once_in(&mut self.rng, 25) { Target::Path(Vec::new()) } else { Target::Path(self.old_path()) }
+        if once_in(&mut self.rng, 25) {
+            Target::Path(Vec::new())
+        } else {
+            Target::Path(self.guesses.any(&mut self.rng))
+        }
     }
 
     fn mode(&mut self) -> u32 {
@@ -128,56 +99,95 @@ impl Calls {
     }
 
     fn open_or_close(&mut self, uid: u32) -> Op {
-        if self.has_slot(uid) && once_in(&mut self.rng, 8) {
-            let slot = self.slot(uid);
+        let dir = self.rng.bool();
+        if once_in(&mut self.rng, 10)
+            && let Some(slot) = self.slot(uid, dir)
+        {
             self.open.remove(&(uid, slot));
             return Op::Close { slot };
         }
         let slot = self.rng.u8(..SLOTS);
-        self.open.insert((uid, slot));
-        // Always O_NONBLOCK: a pipe without a partner would block for ever.
-        let mut flags = libc::O_NONBLOCK | pick_number(&mut self.rng, &[0, 0, libc::O_WRONLY, libc::O_RDWR, libc::O_RDWR]);
-        if once_in(&mut self.rng, 8) {
-            let access = pick_number(&mut self.rng, &[libc::O_WRONLY, libc::O_RDWR, libc::O_RDWR, 0]);
-            let exclusive = if once_in(&mut self.rng, 5) { libc::O_EXCL } else { 0 };
-            let path = self.old_path();
-            let path = if self.rng.bool() { parent(&path).to_vec() } else { path };
-            let flags = (libc::O_TMPFILE | access | exclusive) as u32;
-            return Op::Open { slot, path, flags, mode: self.mode() };
+        match self.rng.u32(..10) {
+            0 => self.open_nameless(uid, slot),
+            1..3 => {
+                let path = self.guesses.dir(&mut self.rng);
+                self.open.insert((uid, slot), true);
+                let flags = (libc::O_NONBLOCK | libc::O_DIRECTORY) as u32;
+                Op::Open { slot, path, flags, mode: 0 }
+            }
+            _ => self.open_file(uid, slot),
         }
+    }
+
+    fn open_nameless(&mut self, uid: u32, slot: u8) -> Op {
+        let access =
+            pick_number(&mut self.rng, &[libc::O_WRONLY, libc::O_RDWR, libc::O_RDWR, libc::O_RDWR, 0]);
+        let exclusive = if once_in(&mut self.rng, 5) { libc::O_EXCL } else { 0 };
+        self.open.insert((uid, slot), false);
+        let path = self.guesses.dir(&mut self.rng);
+        let flags = (libc::O_TMPFILE | access | exclusive) as u32;
+        Op::Open { slot, path, flags, mode: self.mode() }
+    }
+
+    fn open_file(&mut self, uid: u32, slot: u8) -> Op {
+        // Always O_NONBLOCK: a pipe without a partner would block for ever.
+        let access =
+            pick_number(&mut self.rng, &[0, libc::O_WRONLY, libc::O_RDWR, libc::O_RDWR, libc::O_RDWR]);
+        let mut flags = libc::O_NONBLOCK | access;
         for (bit, rarity) in [
-            (libc::O_CREAT, 2),
-            (libc::O_EXCL, 6),
-            (libc::O_TRUNC, 5),
-            (libc::O_APPEND, 5),
-            (libc::O_DIRECTORY, 8),
-            (libc::O_NOFOLLOW, 8),
-            (libc::O_PATH, 25),
-            (libc::O_DSYNC, 20),
+            (libc::O_CREAT, 3),
+            (libc::O_EXCL, 8),
+            (libc::O_TRUNC, 6),
+            (libc::O_APPEND, 6),
+            (libc::O_DIRECTORY, 20),
+            (libc::O_NOFOLLOW, 10),
+            (libc::O_PATH, 30),
+            (libc::O_DSYNC, 30),
         ] {
             if once_in(&mut self.rng, rarity) {
                 flags |= bit;
             }
         }
-        let path = if flags & libc::O_CREAT != 0 { self.new_path() } else { self.old_path() };
+        let path = match self.rng.u32(..10) {
+            0 => self.guesses.any(&mut self.rng),
+            1..5 if flags & libc::O_CREAT != 0 => self.guesses.free(&mut self.rng),
+            _ => self.guesses.file(&mut self.rng),
+        };
+        let fails = match self.guesses.at(&path) {
+            None => flags & libc::O_CREAT == 0,
+            Some(Guess::File) => flags & libc::O_EXCL != 0 && flags & libc::O_CREAT != 0,
+            Some(Guess::Dir | Guess::Other) => true,
+        };
+        if !fails && flags & libc::O_DIRECTORY == 0 {
+            self.open.insert((uid, slot), false);
+            self.guesses.add(&path, Guess::File);
+        }
         Op::Open { slot, path, flags: flags as u32, mode: self.mode() }
     }
 
     fn make(&mut self, uid: u32) -> Op {
-        let path = self.new_path();
+        let path = self.guesses.free(&mut self.rng);
         match self.rng.u32(..20) {
-            0..8 => Op::Mkdir { path, mode: self.mode() },
+            0..8 => {
+                self.guesses.add(&path, Guess::Dir);
+                Op::Mkdir { path, mode: self.mode() }
+            }
             8..11 => self.mknod(path),
             11..14 => {
-                let target = symlink_target(&mut self.rng, &self.names, &path);
+                let target = symlink_target(&mut self.rng, self.guesses.names(), &path);
+                self.guesses.add(&path, Guess::Other);
                 Op::Symlink { target, path }
             }
             _ => {
-                let old = if self.has_slot(uid) && once_in(&mut self.rng, 3) {
-                    Target::Slot(self.slot(uid))
-                } else {
-                    Target::Path(self.old_path())
+                let by_slot = if once_in(&mut self.rng, 3) { self.slot(uid, false) } else { None };
+                let old = match by_slot {
+                    Some(slot) => Target::Slot(slot),
+                    None => {
+                        let dirs = once_in(&mut self.rng, 20);
+                        Target::Path(self.guesses.pick(&mut self.rng, |_, guess| dirs || guess != Guess::Dir))
+                    }
                 };
+                self.guesses.add(&path, Guess::File);
                 Op::Link { old, new: path }
             }
         }
@@ -194,19 +204,57 @@ impl Calls {
             (libc::S_IFBLK, 0, 0),
         ];
         let (kind, major, minor) = pick_number(&mut self.rng, &table);
+        if (kind, minor) != (libc::S_IFCHR, 0) {
+            self.guesses.add(&path, if kind == libc::S_IFREG { Guess::File } else { Guess::Other });
+        }
         Op::Mknod { path, kind, mode: self.mode(), major, minor }
     }
 
     fn remove(&mut self) -> Op {
         match self.rng.u32(..20) {
-            0..6 => Op::Unlink { path: self.old_path() },
-            6..10 => Op::Rmdir { path: self.old_path() },
-            _ => {
-                let old = self.old_path();
-                let new = self.new_path();
-                Op::Rename { old, new, flags: pick_number(&mut self.rng, &RENAMES) }
+            0..6 => {
+                let dirs = once_in(&mut self.rng, 20);
+                let path = self.guesses.pick(&mut self.rng, |_, guess| dirs || guess != Guess::Dir);
+                if self.guesses.at(&path) != Some(Guess::Dir) {
+                    self.guesses.remove(&path);
+                }
+                Op::Unlink { path }
             }
+            6..10 => {
+                let full = once_in(&mut self.rng, 5);
+                let guesses = &self.guesses;
+                let path = guesses.pick(&mut self.rng, |path, guess| {
+                    guess == Guess::Dir && (full || guesses.is_empty(path))
+                });
+                if self.guesses.at(&path) == Some(Guess::Dir) && self.guesses.is_empty(&path) {
+                    self.guesses.remove(&path);
+                }
+                Op::Rmdir { path }
+            }
+            _ => self.rename(),
         }
+    }
+
+    fn rename(&mut self) -> Op {
+        let flags = pick_number(&mut self.rng, &RENAMES);
+        let old = self.guesses.any(&mut self.rng);
+        let was = self.guesses.at(&old);
+        let new = match self.rng.u32(..10) {
+            0 => self.guesses.any(&mut self.rng),
+            1..4 => self.guesses.pick(&mut self.rng, |_, guess| Some(guess) == was),
+            _ if flags == libc::RENAME_EXCHANGE => self.guesses.any(&mut self.rng),
+            _ => self.guesses.free(&mut self.rng),
+        };
+        let taken = self.guesses.at(&new);
+        let fits = match taken {
+            None => flags == 0 || flags == libc::RENAME_NOREPLACE,
+            Some(Guess::Dir) => flags == 0 && was == Some(Guess::Dir) && self.guesses.is_empty(&new),
+            Some(_) => flags == 0 && was != Some(Guess::Dir),
+        };
+        if fits {
+            self.guesses.rename(&old, &new);
+        }
+        Op::Rename { old, new, flags }
     }
 
     fn set_time(&mut self) -> SetTime {
@@ -229,11 +277,14 @@ impl Calls {
             8..11 => Op::Utimens { target, atime: self.set_time(), mtime: self.set_time() },
             11..16 => {
                 let (name, value) = self.xattr();
-                let flags = pick_number(&mut self.rng, &[0, 0, libc::XATTR_CREATE as u32, libc::XATTR_REPLACE as u32]);
+                let flags = pick_number(
+                    &mut self.rng,
+                    &[0, 0, libc::XATTR_CREATE as u32, libc::XATTR_REPLACE as u32],
+                );
                 Op::Setxattr { target, name, value, flags }
             }
             16..18 => Op::Removexattr { target, name: self.xattr().0 },
-            _ => Op::Truncate { target, len: self.length() },
+            _ => Op::Truncate { target: Target::Path(self.guesses.file(&mut self.rng)), len: self.length() },
         }
     }
 
@@ -261,11 +312,18 @@ impl Calls {
         let target = self.target(uid);
         match self.rng.u32(..20) {
             0..6 => Op::Stat { target },
-            6..11 => Op::List { target },
+            6..11 => match self.slot(uid, true) {
+                Some(slot) if self.rng.bool() => Op::List { target: Target::Slot(slot) },
+                _ => Op::List { target: Target::Path(self.guesses.dir(&mut self.rng)) },
+            },
             11..14 => Op::Getxattr { target, name: self.xattr().0 },
             14..16 => Op::Listxattr { target },
-            16..18 => Op::Access { path: self.old_path(), mode: self.rng.u32(..8) },
-            _ => Op::Readlink { path: self.old_path() },
+            16..18 => Op::Access { path: self.guesses.any(&mut self.rng), mode: self.rng.u32(..8) },
+            _ => {
+                let links = !once_in(&mut self.rng, 4);
+                let path = self.guesses.pick(&mut self.rng, |_, guess| !links || guess == Guess::Other);
+                Op::Readlink { path }
+            }
         }
     }
 
@@ -296,10 +354,7 @@ impl Calls {
     }
 
     fn data(&mut self, uid: u32) -> Op {
-        if !self.has_slot(uid) {
-            return self.open_or_close(uid);
-        }
-        let slot = self.slot(uid);
+        let Some(slot) = self.slot(uid, false) else { return self.open_or_close(uid) };
         match self.rng.u32(..24) {
             0..8 => Op::Write { slot, data: self.extent(), sequential: self.rng.bool() },
             8..12 => {
@@ -311,7 +366,7 @@ impl Calls {
             16..18 => self.seek(slot),
             18..20 if !self.holes => self.fallocate(slot),
             20..22 => Op::CopyRange {
-                from: self.slot(uid),
+                from: self.slot(uid, false).unwrap_or(slot),
                 from_offset: self.offset(),
                 to: slot,
                 to_offset: self.offset(),

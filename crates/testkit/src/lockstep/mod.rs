@@ -19,6 +19,7 @@ pub mod dump;
 pub mod exec;
 pub mod generate;
 mod generate_ops;
+mod guess;
 pub mod op;
 pub mod script;
 pub mod setup;

@@ -76,48 +76,146 @@ pub const WHENCE: [Flag; 5] = [
     ("hole", libc::SEEK_HOLE as u32),
 ];
 /// Types of mknod.
-pub const NODE_TYPES: [Flag; 5] =
-    [("reg", libc::S_IFREG), ("fifo", libc::S_IFIFO), ("sock", libc::S_IFSOCK), ("chr", libc::S_IFCHR), ("blk", libc::S_IFBLK)];
+pub const NODE_TYPES: [Flag; 5] = [
+    ("reg", libc::S_IFREG),
+    ("fifo", libc::S_IFIFO),
+    ("sock", libc::S_IFSOCK),
+    ("chr", libc::S_IFCHR),
+    ("blk", libc::S_IFBLK),
+];
 
 /// One system call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the fields are the arguments of the call the variant is named after")]
 pub enum Op {
-    Open { slot: u8, path: Vec<u8>, flags: u32, mode: u32 },
-    Close { slot: u8 },
-    Mkdir { path: Vec<u8>, mode: u32 },
-    Mknod { path: Vec<u8>, kind: u32, mode: u32, major: u32, minor: u32 },
-    Symlink { target: Vec<u8>, path: Vec<u8> },
+    Open {
+        slot: u8,
+        path: Vec<u8>,
+        flags: u32,
+        mode: u32,
+    },
+    Close {
+        slot: u8,
+    },
+    Mkdir {
+        path: Vec<u8>,
+        mode: u32,
+    },
+    Mknod {
+        path: Vec<u8>,
+        kind: u32,
+        mode: u32,
+        major: u32,
+        minor: u32,
+    },
+    Symlink {
+        target: Vec<u8>,
+        path: Vec<u8>,
+    },
     /// From a slot: linkat with AT_EMPTY_PATH.
-    Link { old: Target, new: Vec<u8> },
-    Unlink { path: Vec<u8> },
-    Rmdir { path: Vec<u8> },
-    Rename { old: Vec<u8>, new: Vec<u8>, flags: u32 },
-    Truncate { target: Target, len: u64 },
-    Chmod { target: Target, mode: u32 },
+    Link {
+        old: Target,
+        new: Vec<u8>,
+    },
+    Unlink {
+        path: Vec<u8>,
+    },
+    Rmdir {
+        path: Vec<u8>,
+    },
+    Rename {
+        old: Vec<u8>,
+        new: Vec<u8>,
+        flags: u32,
+    },
+    Truncate {
+        target: Target,
+        len: u64,
+    },
+    Chmod {
+        target: Target,
+        mode: u32,
+    },
     /// By path: lchown; an id left out is -1.
-    Chown { target: Target, uid: Option<u32>, gid: Option<u32> },
+    Chown {
+        target: Target,
+        uid: Option<u32>,
+        gid: Option<u32>,
+    },
     /// By path: without following a final symlink.
-    Utimens { target: Target, atime: SetTime, mtime: SetTime },
-    Setxattr { target: Target, name: Vec<u8>, value: Vec<u8>, flags: u32 },
-    Removexattr { target: Target, name: Vec<u8> },
-    Getxattr { target: Target, name: Vec<u8> },
-    Listxattr { target: Target },
+    Utimens {
+        target: Target,
+        atime: SetTime,
+        mtime: SetTime,
+    },
+    Setxattr {
+        target: Target,
+        name: Vec<u8>,
+        value: Vec<u8>,
+        flags: u32,
+    },
+    Removexattr {
+        target: Target,
+        name: Vec<u8>,
+    },
+    Getxattr {
+        target: Target,
+        name: Vec<u8>,
+    },
+    Listxattr {
+        target: Target,
+    },
     /// By path: lstat.
-    Stat { target: Target },
-    Access { path: Vec<u8>, mode: u32 },
-    Readlink { path: Vec<u8> },
+    Stat {
+        target: Target,
+    },
+    Access {
+        path: Vec<u8>,
+        mode: u32,
+    },
+    Readlink {
+        path: Vec<u8>,
+    },
     /// The whole directory from its start; by path with an own descriptor.
-    List { target: Target },
+    List {
+        target: Target,
+    },
     /// pread, or read where no offset is given.
-    Read { slot: u8, offset: Option<u64>, len: u64 },
+    Read {
+        slot: u8,
+        offset: Option<u64>,
+        len: u64,
+    },
     /// pwrite at the extent's offset, or write where `sequential`.
-    Write { slot: u8, data: Extent, sequential: bool },
-    Fallocate { slot: u8, mode: u32, offset: u64, len: u64 },
-    Seek { slot: u8, whence: u32, offset: i64 },
-    CopyRange { from: u8, from_offset: u64, to: u8, to_offset: u64, len: u64 },
-    Fsync { slot: u8 },
-    Fdatasync { slot: u8 },
+    Write {
+        slot: u8,
+        data: Extent,
+        sequential: bool,
+    },
+    Fallocate {
+        slot: u8,
+        mode: u32,
+        offset: u64,
+        len: u64,
+    },
+    Seek {
+        slot: u8,
+        whence: u32,
+        offset: i64,
+    },
+    CopyRange {
+        from: u8,
+        from_offset: u64,
+        to: u8,
+        to_offset: u64,
+        len: u64,
+    },
+    Fsync {
+        slot: u8,
+    },
+    Fdatasync {
+        slot: u8,
+    },
 }
 
 /// Returns the words of `value` joined by commas: the first flag of `table` equal to its low bits
@@ -226,9 +324,12 @@ impl Op {
     /// Calls that make, remove or look at names.
     fn parse_names(words: &[&str]) -> Result<Option<Self>> {
         Ok(Some(match *words {
-            ["open", into, at, flags, mode] => {
-                Self::Open { slot: slot(into)?, path: path(at)?, flags: bits(&OPEN_FLAGS, flags)?, mode: octal(mode)? }
-            }
+            ["open", into, at, flags, mode] => Self::Open {
+                slot: slot(into)?,
+                path: path(at)?,
+                flags: bits(&OPEN_FLAGS, flags)?,
+                mode: octal(mode)?,
+            },
             ["close", which] => Self::Close { slot: slot(which)? },
             ["mkdir", at, mode] => Self::Mkdir { path: path(at)?, mode: octal(mode)? },
             ["mknod", at, kind, mode, major, minor] => Self::Mknod {
@@ -258,9 +359,11 @@ impl Op {
             ["stat", of] => Self::Stat { target: target(of)? },
             ["chmod", of, mode] => Self::Chmod { target: target(of)?, mode: octal(mode)? },
             ["chown", of, uid, gid] => Self::Chown { target: target(of)?, uid: id(uid)?, gid: id(gid)? },
-            ["utimens", of, atime, mtime] => {
-                Self::Utimens { target: target(of)?, atime: SetTime::parse(atime)?, mtime: SetTime::parse(mtime)? }
-            }
+            ["utimens", of, atime, mtime] => Self::Utimens {
+                target: target(of)?,
+                atime: SetTime::parse(atime)?,
+                mtime: SetTime::parse(mtime)?,
+            },
             ["setxattr", of, name, value, flags] => Self::Setxattr {
                 target: target(of)?,
                 name: unescape(name)?,
@@ -282,8 +385,12 @@ impl Op {
             ["pread", from, offset, len] => {
                 Self::Read { slot: slot(from)?, offset: Some(number(offset)?), len: number(len)? }
             }
-            ["write", to, data] => Self::Write { slot: slot(to)?, data: Extent::parse(data)?, sequential: true },
-            ["pwrite", to, data] => Self::Write { slot: slot(to)?, data: Extent::parse(data)?, sequential: false },
+            ["write", to, data] => {
+                Self::Write { slot: slot(to)?, data: Extent::parse(data)?, sequential: true }
+            }
+            ["pwrite", to, data] => {
+                Self::Write { slot: slot(to)?, data: Extent::parse(data)?, sequential: false }
+            }
             ["fallocate", of, mode, offset, len] => Self::Fallocate {
                 slot: slot(of)?,
                 mode: bits(&FALLOCATE_MODES, mode)?,
@@ -318,7 +425,12 @@ impl std::fmt::Display for Op {
             Self::Close { slot } => write!(out, "close @{slot}"),
             Self::Mkdir { path, mode } => write!(out, "mkdir {} {mode:o}", path_token(path)),
             Self::Mknod { path, kind, mode, major, minor } => {
-                write!(out, "mknod {} {} {mode:o} {major} {minor}", path_token(path), exact_word(&NODE_TYPES, *kind))
+                write!(
+                    out,
+                    "mknod {} {} {mode:o} {major} {minor}",
+                    path_token(path),
+                    exact_word(&NODE_TYPES, *kind)
+                )
             }
             Self::Symlink { target, path } => write!(out, "symlink {} {}", escape(target), path_token(path)),
             Self::Link { old, new } => write!(out, "link {old} {}", path_token(new)),

@@ -183,7 +183,8 @@ impl Entry {
     }
 
     fn set(&mut self, attribute: &str) -> Result<()> {
-        let (key, value) = attribute.split_once('=').with_context(|| format!("bad attribute {attribute:?}"))?;
+        let (key, value) =
+            attribute.split_once('=').with_context(|| format!("bad attribute {attribute:?}"))?;
         if let Some(name) = key.strip_prefix("x:") {
             self.xattrs.push((unescape(name)?, acl::value_bytes(value)?));
             return Ok(());

@@ -37,7 +37,8 @@ impl Side {
             std::fs::create_dir_all(&path).with_context(|| format!("cannot make {}", path.display()))?;
             Ok(path)
         };
-        let lowers = (1..=script.lower_count()).map(|n| make(&format!("l{n}"))).collect::<Result<Vec<_>>>()?;
+        let lowers =
+            (1..=script.lower_count()).map(|n| make(&format!("l{n}"))).collect::<Result<Vec<_>>>()?;
         let side = Self { lowers, upper: make("upper")?, work: make("work")?, merged: make("m/merged")? };
         let mut times = Vec::new();
         let mut made = BTreeSet::new();
@@ -133,8 +134,10 @@ fn make_object(root: &Path, path: &Path, entry: &Entry, exists: bool) -> Result<
             if *size != 0 {
                 file.set_len(*size)?;
             }
-            // Where the data lies on disk must not depend on when the kernel writes it back.
-            file.sync_data()?;
+            if *size != 0 || data.iter().any(|extent| extent.offset != 0) {
+                // Where the holes are must not depend on when the kernel writes the data back.
+                file.sync_data()?;
+            }
         }
         Body::Symlink(target) => rustix::fs::symlink(OsStr::from_bytes(target), path)?,
         Body::Fifo => node(FileType::Fifo, 0, 0)?,

@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use super::script::{Body, Entry, Layer, Script, Step};
 use super::op::Op;
+use super::script::{Body, Entry, Layer, Script, Step};
 
 /// Returns whether a script still fails in the same way; an error ends the search.
 pub type StillFails<'a> = dyn FnMut(&Script) -> Result<bool> + 'a;
@@ -50,15 +50,21 @@ impl Search<'_, '_> {
     }
 
     fn drop_steps(&mut self) -> Result<()> {
-        self.drop_parts(|script| script.steps.len(), |script, range| {
-            script.steps.drain(range);
-        })
+        self.drop_parts(
+            |script| script.steps.len(),
+            |script, range| {
+                script.steps.drain(range);
+            },
+        )
     }
 
     fn drop_entries(&mut self) -> Result<()> {
-        self.drop_parts(|script| script.entries.len(), |script, range| {
-            script.entries.drain(range);
-        })
+        self.drop_parts(
+            |script| script.entries.len(),
+            |script, range| {
+                script.entries.drain(range);
+            },
+        )
     }
 
     /// Drops runs of items, from the end, first half of all of them, at last single ones.
@@ -192,7 +198,8 @@ fn plain_mode(step: &mut Step) {
 
 fn fewer_flags(step: &mut Step) {
     if let Step::Run { op: Op::Open { flags, .. }, .. } = step {
-        *flags &= (libc::O_ACCMODE | libc::O_TMPFILE | libc::O_CREAT | libc::O_TRUNC | libc::O_NONBLOCK) as u32;
+        *flags &=
+            (libc::O_ACCMODE | libc::O_TMPFILE | libc::O_CREAT | libc::O_TRUNC | libc::O_NONBLOCK) as u32;
     }
 }
 
@@ -201,7 +208,6 @@ fn less_data(step: &mut Step) {
         (data.offset, data.len) = (0, 1);
     }
 }
-
 
 #[cfg(test)]
 mod tests {

@@ -121,7 +121,8 @@ impl Worker {
     /// # Errors
     /// The worker is gone.
     pub fn set_root(&mut self, root: &Path) -> Result<()> {
-        let answer = self.ask(&format!("root {}", escape(root.as_os_str().as_bytes())), Duration::from_secs(60))?;
+        let answer =
+            self.ask(&format!("root {}", escape(root.as_os_str().as_bytes())), Duration::from_secs(60))?;
         ensure!(answer == "ok", "the worker answered {answer:?}");
         Ok(())
     }
