@@ -84,13 +84,17 @@ impl<L: UpperLayer> NodeTable<L> {
         self.linked.lock().get(&ino)?.upgrade()
     }
 
-    /// Records the node of an upper object with several names.
-    pub fn set_linked(&self, ino: u64, node: &Arc<Node<L>>) {
+    /// Records the node of an upper object with several names; returns another live one if there is.
+    pub fn set_linked(&self, ino: u64, node: &Arc<Node<L>>) -> Option<Arc<Node<L>>> {
         let mut linked = self.linked.lock();
+        if let Some(other) = linked.get(&ino).and_then(Weak::upgrade) {
+            return (!Arc::ptr_eq(&other, node)).then_some(other);
+        }
         if linked.len() >= 1024 && linked.len().is_power_of_two() {
             linked.retain(|_, node| node.strong_count() > 0);
         }
         linked.insert(ino, Arc::downgrade(node));
+        None
     }
 
     /// Records which directory a lower directory is part of.

@@ -61,7 +61,7 @@ impl<L: UpperLayer> Overlay<L> {
         drop(state);
         dir.set_child(name, &node);
         dir.forget_listing();
-        self.nodes.set_linked(stat.ino, &node);
+        let _same_node = self.nodes.set_linked(stat.ino, &node);
         self.nodes.refer(&node);
         Ok(Entry { node: node.id, attr: self.attr_of(&node, &stat) })
     }

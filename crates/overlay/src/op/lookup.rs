@@ -37,14 +37,16 @@ impl<L: UpperLayer> Overlay<L> {
             let places = last.state.read().places.clone();
             drop(last);
             for place in places {
-                if let Ok(dir) = place.parent.as_dir() {
-                    let mut children = dir.children.lock();
-                    if children.get(&place.name).is_some_and(|child| child.strong_count() == 0) {
-                        children.remove(&place.name);
-                    }
+                let Ok(dir) = place.parent.as_dir() else {
+                    continue;
+                };
+                let mut children = dir.children.lock();
+                if children.get(&place.name).is_some_and(|child| child.strong_count() == 0) {
+                    children.remove(&place.name);
+                    drop(children);
+                    // The parent may have been kept by this child alone.
+                    node = Some(place.parent);
                 }
-                // The parent may have been kept by this child alone.
-                node = Some(place.parent);
             }
         }
     }
@@ -103,15 +105,18 @@ impl<L: UpperLayer> Overlay<L> {
         if let Some(key) = found.lower_dir {
             self.nodes.claim_lower_dir(key, &node)?;
         }
+        if linked && let Some(other) = self.nodes.set_linked(found.stat.ino, &node) {
+            // Two names of one file were looked up at once.
+            other.state.write().places.push(Place { parent: dir.clone(), name: name.into() });
+            dir.set_child(name, &other);
+            return Ok(other);
+        }
         // Two lookups of one name may race: the first one to get here wins.
         let children = &mut *dir.as_dir()?.children.lock();
         if let Some(other) = children.get(name).and_then(std::sync::Weak::upgrade) {
             return Ok(other);
         }
         children.insert(name.into(), Arc::downgrade(&node));
-        if linked {
-            self.nodes.set_linked(found.stat.ino, &node);
-        }
         Ok(node)
     }
 
