@@ -66,13 +66,20 @@ impl<L: UpperLayer> Overlay<L> {
         }
     }
 
+    /// Where the copy goes. What has been removed cannot be copied; the kernel finds out late, and has marked the
+    /// directory by then.
     fn place_for_copy(&self, node: &Node<L>) -> Result<Place<L>> {
-        let state = node.state.read();
-        match (state.places.first(), node.kind) {
-            (Some(place), _) => Ok(place.clone()),
-            (None, Kind::Dir) => Err(OpError::NotDir),
-            (None, _) => Err(OpError::Exists),
+        let parent = {
+            let state = node.state.read();
+            if let Some(place) = state.places.first() {
+                return Ok(place.clone());
+            }
+            state.removed_from.clone()
+        };
+        if let Some(parent) = parent {
+            self.mark_impure(&parent)?;
         }
+        Err(if node.kind == Kind::Dir { OpError::NotDir } else { OpError::Exists })
     }
 
     fn still_at(&self, node: &Node<L>, place: &Place<L>) -> bool {

@@ -98,6 +98,8 @@ impl<L: UpperLayer> Clone for Place<L> {
 pub(crate) struct State<L: UpperLayer> {
     /// The names it is known by; none for the root and for what has been removed.
     pub places: Vec<Place<L>>,
+    /// The directory that it was removed from, as long as it is in lower only: where a copy of it would have gone.
+    pub removed_from: Option<Arc<Node<L>>>,
     /// Its upper part.
     pub upper: Option<Real<L>>,
     /// Its lower parts: all that a directory merges; at most one of other objects that are not in upper.
@@ -115,6 +117,7 @@ impl<L: UpperLayer> State<L> {
     pub fn new(ino: u64) -> State<L> {
         State {
             places: Vec::new(),
+            removed_from: None,
             upper: None,
             lowers: Vec::new(),
             has_origin: false,
@@ -126,6 +129,9 @@ impl<L: UpperLayer> State<L> {
     /// Records that the node has lost a name. Its upper object is then found by another name, or held.
     pub fn lose_place(&mut self, parent: &Arc<Node<L>>, name: &[u8], held: Option<Arc<L::File>>) {
         self.places.retain(|place| !place.is(parent, name));
+        if self.places.is_empty() && self.upper.is_none() {
+            self.removed_from = Some(parent.clone());
+        }
         if let Some(held) = held {
             self.upper = Some(Real::Held(held));
         } else {
