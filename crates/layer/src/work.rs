@@ -147,6 +147,26 @@ pub fn probe<L: UpperLayer>(layer: &L, wanted: Option<Dialect>) -> Result<Abilit
     Ok(Abilities { dialect, whiteouts })
 }
 
+/// Gives the upper layer the identity of an overlay, as the kernel does (`uuid=auto`): unless it has one, or was used
+/// by a kernel that gave it none.
+///
+/// # Errors
+/// Those of the layer; where marks cannot be stored there is nothing to do.
+pub fn identify<L: UpperLayer>(layer: &L, dialect: Dialect, random: &[u8; 16]) -> Result<()> {
+    let root = At::Dir(layer.root());
+    for mark in [Mark::Uuid, Mark::Impure] {
+        match layer.get_xattr(root, dialect.name(mark)) {
+            Ok(None) => {}
+            Ok(Some(_)) | Err(Errno::OPNOTSUPP | Errno::PERM) => return Ok(()),
+            Err(errno) => return Err(errno),
+        }
+    }
+    match layer.set_xattr(root, dialect.name(Mark::Uuid), random, SetXattr::Any) {
+        Err(Errno::OPNOTSUPP | Errno::PERM) => Ok(()),
+        other => other,
+    }
+}
+
 fn can_mark<L: UpperLayer>(layer: &L, dialect: Dialect) -> Result<bool> {
     let work = At::Dir(layer.work());
     let name = dialect.name(Mark::Opaque);

@@ -14,10 +14,10 @@
 
 pub mod driver;
 pub mod errno;
-pub mod lockstep;
-pub mod scenario;
 pub mod exec;
+pub mod lockstep;
 pub mod need;
 pub mod real;
+pub mod scenario;
 pub mod scratch;
 pub mod suites;

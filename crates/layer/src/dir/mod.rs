@@ -169,6 +169,16 @@ impl DirLayer {
         if self.role == Role::Upper { Ok(()) } else { Err(Errno::ROFS) }
     }
 
+    /// Opens a directory to list it. Its access time stays, in upper too: the kernel's overlayfs lists a directory once
+    /// for all its readers.
+    fn open_to_list(&self, dir: &OwnedFd) -> Result<OwnedFd> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+        match open_below(dir.as_fd(), c".", flags | OFlags::NOATIME, Mode::empty()) {
+            Err(Errno::PERM) => open_below(dir.as_fd(), c".", flags, Mode::empty()),
+            other => other,
+        }
+    }
+
     /// Opens `name` in a directory for reading or writing, keeping its access time if this is a lower layer.
     fn open_at(&self, dir: &OwnedFd, name: &std::ffi::CStr, flags: OFlags) -> Result<OwnedFd> {
         self.keeping_atime(flags, |flags| open_below(dir.as_fd(), name, flags, Mode::empty()))

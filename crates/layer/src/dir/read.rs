@@ -46,7 +46,7 @@ impl Layer for DirLayer {
 
     fn list(&self, dir: &Dir, each: &mut dyn FnMut(RawEntry<'_>)) -> Result<()> {
         // A descriptor of its own, as its offset is.
-        let opened = self.open_at(&*dir.descriptor()?, c".", OFlags::RDONLY | OFlags::DIRECTORY)?;
+        let opened = self.open_to_list(&*dir.descriptor()?)?;
         let mut buffer = Vec::with_capacity(LIST_BYTES);
         let mut entries = RawDir::new(opened, buffer.spare_capacity_mut());
         while let Some(entry) = entries.next() {
