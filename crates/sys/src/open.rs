@@ -80,6 +80,20 @@ pub fn reopen(fd: BorrowedFd<'_>, flags: OFlags) -> Result<OwnedFd> {
     })
 }
 
+/// truncate(2) of the file that `object` refers to, which may be an `O_PATH` descriptor. Unlike ftruncate(2) it leaves
+/// the times alone if the length stays. A symlink is not followed: it cannot be truncated.
+///
+/// # Errors
+/// Those of truncate(2); `EINVAL` if `length` is above `i64::MAX`.
+pub fn set_len(object: BorrowedFd<'_>, length: u64) -> Result<()> {
+    let length = i64::try_from(length).map_err(|_| Errno::INVAL)?;
+    with_proc_path(object, b"", |path| {
+        // SAFETY: `path` is a live string that ends in zero; the call writes no memory of ours.
+        let result = unsafe { libc::truncate64(path.as_ptr(), length) };
+        crate::check(result.into()).map(|_| ())
+    })
+}
+
 /// Sets the permission bits of `name` in `dir`, or of `dir` itself (`O_PATH` will do) if the name is empty.
 /// Symlinks are not followed.
 ///

@@ -139,8 +139,11 @@ impl UpperLayer for DirLayer {
         {
             return retry(|| rustix::fs::ftruncate(file, size));
         }
-        let file = self.open_file(at, Access::Write)?;
-        retry(|| rustix::fs::ftruncate(&file, size))
+        if let At::Open(file) = at {
+            return retry(|| acetate_sys::open::set_len(file.as_fd(), size));
+        }
+        let object = self.open_object(at, OFlags::PATH)?;
+        retry(|| acetate_sys::open::set_len(object.as_fd(), size))
     }
 
     fn allocate(&self, file: &File, mode: u32, offset: u64, len: u64) -> Result<()> {

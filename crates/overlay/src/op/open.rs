@@ -37,13 +37,9 @@ impl<L: UpperLayer> Overlay<L> {
         let real = self.open_real(node, flags.access)?;
         if flags.truncate {
             let upper = self.upper()?;
-            if writes {
-                upper.set_len(At::Open(real.file.as_ref()), 0).step("truncate the file")?;
-            } else {
-                let state = node.state.read();
-                let at = state.upper.as_ref().ok_or(OpError::Stale)?.at();
-                upper.set_len(at, 0).step("truncate the file")?;
-            }
+            // Truncating by opening sets the times even if the size stays, as ftruncate(2) on a writable file does.
+            let writable = if writes { real.clone() } else { self.open_real(node, Access::Write)? };
+            upper.set_len(At::Open(writable.file.as_ref()), 0).step("truncate the file")?;
             if flags.kill_set_ids {
                 self.kill_set_ids(upper, At::Open(real.file.as_ref()))?;
             }
