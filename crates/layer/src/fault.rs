@@ -184,6 +184,10 @@ impl<L: Layer> Layer for Fault<L> {
         self.read("open_file")?.open_file(Self::at(at), access)
     }
 
+    fn keep_atime(&self, file: &L::File) -> Result<()> {
+        self.read("keep_atime")?.keep_atime(file)
+    }
+
     fn hold(&self, dir: &L::Dir, name: &[u8]) -> Result<L::File> {
         self.read("hold")?.hold(dir, name)
     }

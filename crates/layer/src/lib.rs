@@ -59,6 +59,12 @@ pub trait Layer: Send + Sync + Sized + 'static {
     /// Opens a regular file. Lower layers are opened such that no access time changes, where that is possible.
     fn open_file(&self, at: At<'_, Self>, access: Access) -> Result<Self::File>;
 
+    /// Makes reads through `file` leave its access time alone (`O_NOATIME`); `EPERM` if it is not the mounter's to
+    /// decide. Memory layers never move access times.
+    fn keep_atime(&self, _file: &Self::File) -> Result<()> {
+        Ok(())
+    }
+
     /// A reference to the object `name` in `dir` that outlives the name.
     fn hold(&self, dir: &Self::Dir, name: &[u8]) -> Result<Self::File>;
 

@@ -3,7 +3,7 @@
 use crate::error::{OpError, Result, Step};
 use crate::listing::Listing;
 use crate::node::Node;
-use crate::{HandleId, Overlay};
+use crate::{HandleId, OpenFlags, Overlay};
 use acetate_layer::{Access, Kind, UpperLayer};
 use parking_lot::{Mutex, RwLock};
 use std::sync::Arc;
@@ -22,6 +22,8 @@ pub(crate) struct OpenFile<L: UpperLayer> {
     pub node: Arc<Node<L>>,
     /// As it was opened.
     pub access: Access,
+    /// Reads leave the access time alone.
+    keep_atime: bool,
     real: RwLock<RealFile<L>>,
 }
 
@@ -48,8 +50,8 @@ pub(crate) struct OpenDir<L: UpperLayer> {
 }
 
 impl<L: UpperLayer> OpenFile<L> {
-    pub fn new(node: Arc<Node<L>>, access: Access, real: RealFile<L>) -> OpenFile<L> {
-        OpenFile { node, access, real: RwLock::new(real) }
+    pub fn new(node: Arc<Node<L>>, flags: OpenFlags, real: RealFile<L>) -> OpenFile<L> {
+        OpenFile { node, access: flags.access, keep_atime: flags.keep_atime, real: RwLock::new(real) }
     }
 }
 
@@ -67,11 +69,20 @@ impl<L: UpperLayer> Overlay<L> {
         }
         drop(real);
         let opened = self.open_real(&open.node, open.access)?;
+        self.honour_atime(&opened, open.keep_atime);
         let mut real = open.real.write();
         if real.lower.is_some() {
             *real = opened;
         }
         Ok(real.clone())
+    }
+
+    /// Makes reads of a real file leave its access time alone, if so asked.
+    pub(crate) fn honour_atime(&self, real: &RealFile<L>, keep: bool) {
+        if keep && let Ok(layer) = self.layer_of(real) {
+            // A mounter without the right to say so moves the time; nothing else depends on it.
+            let _cosmetic = layer.keep_atime(&real.file);
+        }
     }
 
     /// Opens the topmost real object of a regular file.

@@ -113,15 +113,21 @@ pub struct OpenFlags {
     pub append: bool,
     /// A truncation that takes set-id bits and file capabilities away.
     pub kill_set_ids: bool,
+    /// `O_NOATIME`: reads leave the access time alone. The kernel has checked that the caller may say so.
+    pub keep_atime: bool,
 }
 
 impl OpenFlags {
     /// Plain reading.
-    pub const READ: OpenFlags =
-        OpenFlags { access: Access::Read, truncate: false, append: false, kill_set_ids: false };
+    pub const READ: OpenFlags = OpenFlags {
+        access: Access::Read,
+        truncate: false,
+        append: false,
+        kill_set_ids: false,
+        keep_atime: false,
+    };
     /// Plain reading and writing.
-    pub const READ_WRITE: OpenFlags =
-        OpenFlags { access: Access::ReadWrite, truncate: false, append: false, kill_set_ids: false };
+    pub const READ_WRITE: OpenFlags = OpenFlags { access: Access::ReadWrite, ..OpenFlags::READ };
 }
 
 /// The kinds of rename that a caller may ask for. The kernel's overlayfs refuses `RENAME_WHITEOUT` with `EINVAL`.

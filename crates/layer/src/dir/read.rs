@@ -95,6 +95,11 @@ impl Layer for DirLayer {
         }
     }
 
+    fn keep_atime(&self, file: &File) -> Result<()> {
+        let flags = rustix::fs::fcntl_getfl(file)?;
+        rustix::fs::fcntl_setfl(file, flags | OFlags::NOATIME)
+    }
+
     fn hold(&self, dir: &Dir, name: &[u8]) -> Result<File> {
         let name = Name::component(name)?;
         let fd = open_below(dir.descriptor()?.as_fd(), name.as_c_str(), OFlags::PATH, Mode::empty())?;

@@ -50,7 +50,8 @@ impl<L: UpperLayer> Overlay<L> {
         if set.kill_set_ids {
             self.kill_set_ids(upper, at)?;
         }
-        if set.uid.is_some() || set.gid.is_some() {
+        // chown(-1, -1) changes nothing and takes set-id bits away all the same (chown(2)).
+        if set.uid.is_some() || set.gid.is_some() || *set == SetAttr::default() {
             match upper.set_owner(at, set.uid, set.gid) {
                 Err(Errno::INVAL) => {
                     return Err(OpError::Layer { step: "set the owner", errno: Errno::OVERFLOW });

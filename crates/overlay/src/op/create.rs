@@ -55,7 +55,7 @@ impl<L: UpperLayer> Overlay<L> {
             None => return Err(OpError::Stale),
         };
         let real = RealFile { file: Arc::new(file), lower: None };
-        let handle = self.handles.add(Handle::File(OpenFile::new(node.clone(), flags.access, real)));
+        let handle = self.handles.add(Handle::File(OpenFile::new(node.clone(), flags, real)));
         self.nodes.refer(&node);
         Ok((Entry { node: node.id, attr }, handle))
     }
@@ -86,7 +86,7 @@ impl<L: UpperLayer> Overlay<L> {
         state.upper = Some(Real::Held(file.clone()));
         let node = Arc::new(Node::new(self.nodes.fresh_id(), Kind::File, state));
         let real = RealFile { file, lower: None };
-        let handle = self.handles.add(Handle::File(OpenFile::new(node.clone(), flags.access, real)));
+        let handle = self.handles.add(Handle::File(OpenFile::new(node.clone(), flags, real)));
         self.nodes.refer(&node);
         Ok((Entry { node: node.id, attr: self.attr_of(&node, &stat) }, handle))
     }

@@ -29,7 +29,8 @@ impl<L: UpperLayer> Overlay<L> {
         let writes = flags.access != Access::Read;
         if !writes && !flags.truncate {
             let real = self.open_real(node, flags.access)?;
-            return Ok(OpenFile::new(node.clone(), flags.access, real));
+            self.honour_atime(&real, flags.keep_atime);
+            return Ok(OpenFile::new(node.clone(), flags, real));
         }
         let append = flags.append && !flags.truncate;
         protect::check(node, if append { Change::Append } else { Change::Content })?;
@@ -44,7 +45,8 @@ impl<L: UpperLayer> Overlay<L> {
                 self.kill_set_ids(upper, At::Open(real.file.as_ref()))?;
             }
         }
-        Ok(OpenFile::new(node.clone(), flags.access, real))
+        self.honour_atime(&real, flags.keep_atime);
+        Ok(OpenFile::new(node.clone(), flags, real))
     }
 
     /// Opens a directory.

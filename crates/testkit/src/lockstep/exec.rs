@@ -329,7 +329,14 @@ fn data(slots: &Slots, op: &Op) -> Called {
                 libc::SEEK_DATA => SeekFrom::Data(unsigned?),
                 _ => SeekFrom::Hole(unsigned?),
             };
-            Ok(one("offset", rustix::fs::seek(held(slots, *slot)?, from)?))
+            let file = held(slots, *slot)?;
+            // The kernel seeks in FUSE directories by itself, and knows no end, data or holes of them: such a seek
+            // is a refusal on either side.
+            let plain = matches!(from, SeekFrom::Start(_) | SeekFrom::Current(_));
+            if !plain && FileType::from_raw_mode(rustix::fs::fstat(file)?.st_mode) == FileType::Directory {
+                return Err(Errno::INVAL);
+            }
+            Ok(one("offset", rustix::fs::seek(file, from)?))
         }
         Op::CopyRange { from, from_offset, to, to_offset, len } => {
             let (mut from_offset, mut to_offset) = (*from_offset, *to_offset);
