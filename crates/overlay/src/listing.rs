@@ -173,16 +173,16 @@ impl<L: UpperLayer> Overlay<L> {
         Ok(impure)
     }
 
-    /// Fails unless the directory shows no entries. Returns whether its upper part holds whiteouts.
+    /// Fails unless the directory shows no entries. Returns whether its upper part holds whiteouts. A plain upper
+    /// directory is not looked at: removing it fails if it holds anything, stray whiteouts included. `covered`: a
+    /// lower layer provides the name, so that a whiteout is going to take its place anyway.
     ///
     /// # Errors
     /// [`OpError::NotEmpty`].
-    pub(crate) fn check_empty(&self, node: &Node<L>) -> Result<bool> {
+    pub(crate) fn check_empty(&self, node: &Node<L>, covered: bool) -> Result<bool> {
         let state = node.state.read();
-        // A plain upper directory is checked when it is removed: a stray whiteout makes it "not empty".
-        if state.lowers.is_empty() && !self.lists_merged(node, &state)? {
-            let listing = self.read_listing(node, &state)?;
-            return if listing.entries.is_empty() { Ok(false) } else { Err(OpError::NotEmpty) };
+        if !covered && state.lowers.is_empty() && !self.lists_merged(node, &state)? {
+            return Ok(false);
         }
         let mut holds_whiteouts = false;
         let upper = state.upper.as_ref().and_then(|real| real.dir());

@@ -63,9 +63,9 @@ impl<L: UpperLayer> Overlay<L> {
         let _no_new_entries = victim.as_dir()?.ns.write();
         protect::check(&dir, Change::RemoveEntry)?;
         protect::check(&victim, Change::Name)?;
-        let holds_whiteouts = self.check_empty(&victim)?;
-        // Plan.
         let covered = self.needs_whiteout(&dir, &victim, name)?;
+        let holds_whiteouts = self.check_empty(&victim, covered)?;
+        // Plan.
         self.copy_up(&dir, Data::Whole)?;
         let real_dir = real_dir(&dir)?;
         // Act.

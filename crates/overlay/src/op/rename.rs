@@ -72,7 +72,7 @@ impl<L: UpperLayer> Overlay<L> {
             None => None,
         };
         let victim_holds_whiteouts = match victim {
-            Some(dir) => self.check_empty(dir)?,
+            Some(dir) => self.check_empty(dir, false)?,
             None => false,
         };
         // Plan.
