@@ -1,1 +1,22 @@
-//! Placeholder.
+//! The transport between the kernel's FUSE device and the overlay engine.
+//!
+//! A [`Connection`] is a mounted FUSE filesystem whose requests wait for a server; [`Connection::serve`] answers them
+//! from an [`Overlay`](acetate_overlay::Overlay) until the filesystem is unmounted. Nothing here knows what an overlay
+//! is, and nothing here looks at the mount: a server that waits for itself never answers.
+
+mod device;
+mod dispatch;
+mod helper;
+mod init;
+mod mount;
+mod notify;
+mod pool;
+mod session;
+mod trace;
+mod wire;
+
+pub use acetate_sys::mount::Unmount;
+pub use init::{Feature, InForce};
+pub use mount::{MountError, MountSpec, UnmountError, unmount};
+pub use rustix::mount::MountFlags;
+pub use session::{Connection, Ended, ServeError, Tuning};

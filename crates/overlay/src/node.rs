@@ -169,12 +169,15 @@ impl<L: UpperLayer> State<L> {
     }
 }
 
+/// Live nodes by name.
+pub(crate) type Children<L> = HashMap<Box<[u8]>, Weak<Node<L>>>;
+
 /// What only directories have.
 pub(crate) struct DirPart<L: UpperLayer> {
     /// Guards the names in the directory against changes.
     pub ns: RwLock<()>,
     /// The nodes of names that the kernel has looked up.
-    pub children: Mutex<HashMap<Box<[u8]>, Weak<Node<L>>>>,
+    pub children: Mutex<Children<L>>,
     /// The listing, as long as nothing has changed.
     pub listing: Mutex<Option<Arc<Listing>>>,
     /// The default ACL of the directory, once it has been read.

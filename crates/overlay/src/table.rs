@@ -21,6 +21,9 @@ struct Counted<L: UpperLayer> {
     lookups: u64,
 }
 
+/// Directories by the device and inode number of a lower directory.
+type LowerDirs<L> = HashMap<(u64, u64), Weak<Node<L>>>;
+
 /// Nodes by id, each with the number of references the kernel holds.
 pub(crate) struct NodeTable<L: UpperLayer> {
     shards: [Mutex<HashMap<u64, Counted<L>>>; SHARDS],
@@ -29,7 +32,7 @@ pub(crate) struct NodeTable<L: UpperLayer> {
     /// Upper non-directories with several names, by real inode number: all names are one node.
     linked: Mutex<HashMap<u64, Weak<Node<L>>>>,
     /// Directories by the device and inode number of their topmost lower part.
-    lower_dirs: Mutex<HashMap<(u64, u64), Weak<Node<L>>>>,
+    lower_dirs: Mutex<LowerDirs<L>>,
 }
 
 impl<L: UpperLayer> NodeTable<L> {

@@ -25,6 +25,9 @@ enum What<'a> {
     Symlink(&'a [u8]),
 }
 
+/// A new node, its attributes and, if it is a regular file, the file open for reading and writing.
+type Made<L> = (Arc<Node<L>>, Attr, Option<<L as acetate_layer::Layer>::File>);
+
 impl What<'_> {
     fn kind(self) -> Kind {
         match self {
@@ -146,7 +149,7 @@ impl<L: UpperLayer> Overlay<L> {
         what: What<'_>,
         mode: u32,
         caller: &Caller,
-    ) -> Result<(Arc<Node<L>>, Attr, Option<L::File>)> {
+    ) -> Result<Made<L>> {
         // Check.
         let dir = self.dir(parent)?;
         let upper = self.upper()?;

@@ -1,0 +1,120 @@
+//! Open files and their content.
+
+use super::{Call, Failure, O_ACCMODE, O_APPEND, O_NOATIME, O_TRUNC};
+use crate::wire::flags::{FOPEN_KEEP_CACHE, FOPEN_NOFLUSH, OPEN_KILL_SUIDGID, WRITE_KILL_SUIDGID};
+use crate::wire::input::{CopyIn, CreateIn, Request};
+use crate::wire::output::Reply;
+use acetate_layer::{Access, Seek, UpperLayer};
+use acetate_overlay::{HandleId, OpenFlags, Overlay};
+
+/// How the kernel treats an open file: pages change through this mount only, and closing one of several descriptors
+/// does nothing.
+const FILE_FLAGS: u32 = FOPEN_KEEP_CACHE | FOPEN_NOFLUSH;
+/// The most bytes that copy_file_range(2) can report in the 32 bits of its first form, in whole pages.
+const MAX_COPY: u64 = 0xffff_f000;
+/// `SEEK_DATA`
+const SEEK_DATA: u32 = 3;
+/// `SEEK_HOLE`
+const SEEK_HOLE: u32 = 4;
+
+pub(super) fn answer<L: UpperLayer>(
+    overlay: &Overlay<L>,
+    call: &Call<'_>,
+    reply: &mut Reply,
+) -> Result<(), Failure> {
+    match call.request {
+        Request::Open { flags, open_flags } => {
+            let handle = overlay.open(call.node(), how(flags, open_flags))?;
+            reply.open_out(handle.0, FILE_FLAGS);
+        }
+        Request::Create(create) => {
+            let CreateIn { name, mode, flags, open_flags, .. } = create;
+            let caller = call.caller_with(create.umask);
+            let (entry, handle) =
+                overlay.create(call.node(), name, mode & 0o7777, how(flags, open_flags), &caller)?;
+            reply.entry_out(&entry);
+            reply.open_out(handle.0, FILE_FLAGS);
+        }
+        Request::TmpFile(create) => {
+            let CreateIn { mode, flags, open_flags, .. } = create;
+            let caller = call.caller_with(create.umask);
+            let (entry, handle) =
+                overlay.tmpfile(call.node(), mode & 0o7777, how(flags, open_flags), &caller)?;
+            reply.entry_out(&entry);
+            reply.open_out(handle.0, FILE_FLAGS);
+        }
+        Request::Read(read) => reply
+            .fill(read.size as usize, |buffer| overlay.read(HandleId(read.handle), read.offset, buffer))?,
+        Request::Write { handle, offset, data, write_flags } => {
+            let kill_set_ids = write_flags & WRITE_KILL_SUIDGID != 0;
+            let wrote = overlay.write(HandleId(handle), offset, data, kill_set_ids)?;
+            reply.size_out(wrote as u32);
+        }
+        Request::Release { handle } => overlay.release(HandleId(handle)),
+        Request::Fsync { handle, data_only } => overlay.fsync(HandleId(handle), data_only)?,
+        Request::Fallocate { handle, offset, len, mode } => {
+            overlay.fallocate(HandleId(handle), mode, offset, len)?;
+        }
+        Request::Seek { handle, offset, whence } => {
+            // The kernel finds the other places itself.
+            let what = match whence {
+                SEEK_DATA => Seek::Data,
+                SEEK_HOLE => Seek::Hole,
+                _ => return Err(Failure::Invalid),
+            };
+            reply.u64(overlay.lseek(HandleId(handle), offset, what)?);
+        }
+        Request::CopyFileRange(copy) => {
+            let copied = copy_range(overlay, &CopyIn { len: copy.len.min(MAX_COPY), ..copy })?;
+            reply.size_out(copied as u32);
+        }
+        Request::CopyFileRange64(copy) => reply.u64(copy_range(overlay, &copy)?),
+        _ => return Err(Failure::Internal),
+    }
+    Ok(())
+}
+
+fn copy_range<L: UpperLayer>(overlay: &Overlay<L>, copy: &CopyIn) -> Result<u64, Failure> {
+    // There are no flags yet (copy_file_range(2)).
+    if copy.flags != 0 {
+        return Err(Failure::Invalid);
+    }
+    let (from, to) = (copy.from, copy.to);
+    Ok(overlay.copy_file_range((HandleId(from.0), from.1), (HandleId(to.0), to.1), copy.len)?)
+}
+
+/// What flags of open(2) and those of the request ask for. Access mode 3 checks permissions for both reading and
+/// writing and gives neither; ioctl(2) is all it is for.
+fn how(flags: u32, open_flags: u32) -> OpenFlags {
+    OpenFlags {
+        access: match flags & O_ACCMODE {
+            1 => Access::Write,
+            2 => Access::ReadWrite,
+            _ => Access::Read,
+        },
+        truncate: flags & O_TRUNC != 0,
+        append: flags & O_APPEND != 0,
+        kill_set_ids: open_flags & OPEN_KILL_SUIDGID != 0,
+        keep_atime: flags & O_NOATIME != 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_of_open() {
+        assert_eq!(how(0, 0), OpenFlags::READ);
+        assert_eq!(how(3, 0), OpenFlags::READ);
+        assert_eq!(how(2 | 0o100, 0), OpenFlags::READ_WRITE);
+        let expected = OpenFlags {
+            access: Access::Write,
+            truncate: true,
+            append: true,
+            kill_set_ids: true,
+            keep_atime: false,
+        };
+        assert_eq!(how(1 | O_TRUNC | O_APPEND, 1), expected);
+    }
+}

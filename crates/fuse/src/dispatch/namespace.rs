@@ -1,0 +1,83 @@
+//! Names: looking them up, creating, removing and renaming them.
+
+use super::{Call, Failure};
+use crate::wire::input::Request;
+use crate::wire::output::{Reply, decode_rdev, kind_of};
+use acetate_layer::UpperLayer;
+use acetate_overlay::{NodeId, Overlay, RenameKind};
+use rustix::fs::RenameFlags;
+
+pub(super) fn answer<L: UpperLayer>(
+    overlay: &Overlay<L>,
+    call: &Call<'_>,
+    reply: &mut Reply,
+) -> Result<(), Failure> {
+    let node = call.node();
+    match call.request {
+        Request::Lookup { name } => match overlay.lookup(node, name)? {
+            Some(entry) => reply.entry_out(&entry),
+            None => reply.no_entry_out(),
+        },
+        Request::ReadLink => {
+            let target = overlay.readlink(node)?;
+            if target.len() > reply.room() {
+                return Err(Failure::TooLong);
+            }
+            reply.put(&target);
+        }
+        Request::Symlink { name, target } => {
+            reply.entry_out(&overlay.symlink(node, name, target, &call.caller())?);
+        }
+        Request::MkNod { name, mode, rdev, umask } => {
+            let kind = kind_of(mode).ok_or(Failure::Invalid)?;
+            let caller = call.caller_with(umask);
+            reply.entry_out(&overlay.mknod(node, name, kind, mode & 0o7777, decode_rdev(rdev), &caller)?);
+        }
+        Request::MkDir { name, mode, umask } => {
+            reply.entry_out(&overlay.mkdir(node, name, mode & 0o7777, &call.caller_with(umask))?);
+        }
+        Request::Link { node: linked, name } => {
+            reply.entry_out(&overlay.link(NodeId(linked), node, name)?);
+        }
+        Request::Unlink { name } => overlay.unlink(node, name)?,
+        Request::RmDir { name } => overlay.rmdir(node, name)?,
+        Request::Rename { name, new_parent, new_name, flags } => {
+            overlay.rename(node, name, NodeId(new_parent), new_name, rename_kind(flags)?)?;
+        }
+        _ => return Err(Failure::Internal),
+    }
+    Ok(())
+}
+
+/// The kind of rename that flags of renameat2(2) ask for. Flags that exclude each other, or are unknown, are refused.
+fn rename_kind(flags: u32) -> Result<RenameKind, Failure> {
+    match RenameFlags::from_bits_retain(flags) {
+        f if f.is_empty() => Ok(RenameKind::Replace),
+        RenameFlags::NOREPLACE => Ok(RenameKind::NoReplace),
+        RenameFlags::EXCHANGE => Ok(RenameKind::Exchange),
+        RenameFlags::WHITEOUT => Ok(RenameKind::Whiteout),
+        _ => Err(Failure::Invalid),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rename_flags_stand_alone() {
+        let kinds: Vec<_> = (0..=8).map(rename_kind).collect();
+        let expected = [
+            Ok(RenameKind::Replace),
+            Ok(RenameKind::NoReplace),
+            Ok(RenameKind::Exchange),
+            Err(Failure::Invalid),
+            Ok(RenameKind::Whiteout),
+            Err(Failure::Invalid),
+            Err(Failure::Invalid),
+            Err(Failure::Invalid),
+            Err(Failure::Invalid),
+        ];
+        assert_eq!(kinds, expected);
+    }
+}

@@ -1,0 +1,297 @@
+//! A mounted filesystem and the life of its server: handshake, requests, end.
+
+use crate::device::{Device, Got};
+use crate::dispatch::{Answer, Call, Failure, dispatch};
+use crate::init::{self, InForce, negotiate, put_init_out, put_offer_again};
+use crate::mount::{MountError, MountSpec, mount};
+use crate::notify::notifier;
+use crate::pool::{Pool, Turn, Work};
+use crate::trace::Trace;
+use crate::wire::input::{Header, Malformed, Request, SetXattrForm, decode};
+use crate::wire::op::Op;
+use crate::wire::output::Reply;
+use acetate_layer::UpperLayer;
+use acetate_overlay::{NodeId, Overlay};
+use acetate_sys::Errno;
+use parking_lot::Mutex;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
+
+/// What a request may have besides the data of a write, in bytes.
+const REQUEST_EXTRA: usize = 4096;
+/// The shortest buffer that the kernel accepts (`FUSE_MIN_READ_BUFFER`), in bytes.
+const MIN_BUFFER: usize = 8192;
+/// The room for a reply that is no data: a name list or value of extended attributes (`XATTR_SIZE_MAX`).
+const MIN_REPLY: usize = 64 * 1024;
+
+/// The server's use of resources.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tuning {
+    /// The most threads that handle requests.
+    pub max_threads: usize,
+    /// The most bytes of data in one request.
+    pub max_write: u32,
+    /// The most requests that no program waits for (readahead, release) at a time.
+    pub max_background: u16,
+}
+
+impl Default for Tuning {
+    fn default() -> Self {
+        Tuning { max_threads: 16, max_write: 1024 * 1024, max_background: 64 }
+    }
+}
+
+/// How serving ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// The filesystem was unmounted.
+    Unmounted,
+    /// The connection was aborted; the mount may still be there, and dead.
+    Aborted,
+}
+
+/// Why serving cannot begin or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The kernel speaks an older protocol than this server understands.
+    #[error("the kernel's FUSE protocol {major}.{minor} is too old")]
+    TooOld {
+        /// Its major version.
+        major: u32,
+        /// Its minor version.
+        minor: u32,
+    },
+    /// The first request is not the handshake: somebody else has served this mount before.
+    #[error("the FUSE device does not begin with a handshake")]
+    NoHandshake,
+    /// Unmounted before the handshake.
+    #[error("unmounted before it was served")]
+    Gone,
+    /// The device fails.
+    #[error("the FUSE device fails")]
+    Device(#[source] Errno),
+    /// No thread can be started.
+    #[error("cannot start a thread")]
+    Thread(#[source] io::Error),
+    /// The trace cannot be written.
+    #[error("cannot open the file that ACETATE_TRACE names")]
+    Trace(#[source] io::Error),
+}
+
+/// What all threads and the notifier share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) device: Device,
+    /// There once serving has begun.
+    pub(crate) pool: OnceLock<Pool>,
+}
+
+/// A mounted FUSE filesystem whose requests wait to be served. Whoever looks at the mount before that waits.
+#[derive(Debug)]
+pub struct Connection {
+    shared: Arc<Shared>,
+    tuning: Tuning,
+}
+
+impl Connection {
+    /// Mounts a FUSE filesystem at `target`, by mount(2) or else with the help of fusermount3.
+    ///
+    /// # Errors
+    /// [`MountError`] says what the user can do.
+    pub fn mount(target: &Path, spec: &MountSpec) -> Result<Connection, MountError> {
+        mount(target, spec).map(Connection::from_device)
+    }
+
+    /// Takes over the device of a filesystem that somebody else has mounted and not yet served.
+    pub fn from_device(device: OwnedFd) -> Connection {
+        let shared = Shared { device: Device::new(device), pool: OnceLock::new() };
+        Connection { shared: Arc::new(shared), tuning: Tuning::default() }
+    }
+
+    /// Sets the use of resources.
+    #[must_use]
+    pub fn with_tuning(self, tuning: Tuning) -> Connection {
+        Connection { tuning, ..self }
+    }
+
+    /// A function that tells the kernel that the attributes of a node have changed other than by its own request: the
+    /// `changed` of [`Overlay::new`]. It works from within operations and does nothing once all is over.
+    pub fn notifier(&self) -> impl Fn(NodeId) + Send + Sync + 'static {
+        notifier(Arc::clone(&self.shared))
+    }
+
+    /// Serves until the filesystem is unmounted; `ready` is called once the mount can be used, before any thread is
+    /// started. Blocks. Unmounting from another thread or process ends it.
+    ///
+    /// # Errors
+    /// [`ServeError`]. The mount is still there then, and dead.
+    pub fn serve<L: UpperLayer>(
+        self,
+        overlay: &Overlay<L>,
+        ready: impl FnOnce(&InForce),
+    ) -> Result<Ended, ServeError> {
+        let trace = Trace::from_environment().map_err(ServeError::Trace)?;
+        let in_force = self.shake_hands()?;
+        ready(&in_force);
+        let pool = self.shared.pool.get_or_init(|| Pool::new(self.tuning.max_threads));
+        let device = &self.shared.device;
+        let server = Server { overlay, device, pool, in_force, trace, end: Mutex::new(None) };
+        pool.run(&server).map_err(ServeError::Thread)?;
+        match server.end.into_inner() {
+            Some(Got::Aborted) => Ok(Ended::Aborted),
+            Some(Got::Failed(errno)) => Err(ServeError::Device(errno)),
+            _ => Ok(Ended::Unmounted),
+        }
+    }
+
+    /// Answers the kernel's offer.
+    fn shake_hands(&self) -> Result<InForce, ServeError> {
+        let mut request = vec![0; request_length(self.tuning.max_write)];
+        let mut reply = Reply::with_room(128);
+        loop {
+            let length = match self.shared.device.read(&mut request) {
+                Got::Request(length) => length,
+                Got::Nothing => continue,
+                Got::Unmounted | Got::Aborted => return Err(ServeError::Gone),
+                Got::Failed(errno) => return Err(ServeError::Device(errno)),
+            };
+            let (unique, offer) = offer(&request[..length]).map_err(|_| ServeError::NoHandshake)?;
+            reply.clear();
+            let answer = negotiate(&offer, self.tuning.max_write, self.tuning.max_background);
+            match answer {
+                init::Answer::Agreed(in_force) => put_init_out(&mut reply, &in_force),
+                init::Answer::OfferAgain => put_offer_again(&mut reply),
+                init::Answer::TooOld => {
+                    let (major, minor) = (offer.major, offer.minor);
+                    return Err(ServeError::TooOld { major, minor });
+                }
+            }
+            self.shared.device.write(reply.finish(unique, 0)).map_err(ServeError::Device)?;
+            if let init::Answer::Agreed(in_force) = answer {
+                return Ok(in_force);
+            }
+        }
+    }
+}
+
+/// The length of a buffer for requests, in bytes.
+fn request_length(max_write: u32) -> usize {
+    (max_write as usize + REQUEST_EXTRA).max(MIN_BUFFER)
+}
+
+/// Reads the handshake.
+fn offer(bytes: &[u8]) -> Result<(u64, crate::wire::input::InitIn), Failure> {
+    let (header, body) = Header::split(bytes)?;
+    if header.opcode != Op::Init as u32 {
+        return Err(Failure::Internal);
+    }
+    match decode(Op::Init, body, SetXattrForm::Short)? {
+        Request::Init(offer) => Ok((header.unique, offer)),
+        _ => Err(Failure::Internal),
+    }
+}
+
+/// Serves one mount. Shared by all threads.
+struct Server<'a, L: UpperLayer> {
+    overlay: &'a Overlay<L>,
+    device: &'a Device,
+    pool: &'a Pool,
+    in_force: InForce,
+    trace: Option<Trace>,
+    /// Why there are no more requests.
+    end: Mutex<Option<Got>>,
+}
+
+/// The buffers of a thread.
+struct Buffers {
+    request: Vec<u8>,
+    /// How much of it the last request takes.
+    length: usize,
+    reply: Reply,
+}
+
+impl<L: UpperLayer> Work for Server<'_, L> {
+    type Own = Buffers;
+
+    fn own(&self) -> Buffers {
+        let max_io = self.in_force.max_write;
+        Buffers {
+            request: vec![0; request_length(max_io)],
+            length: 0,
+            reply: Reply::with_room((max_io as usize).max(MIN_REPLY)),
+        }
+    }
+
+    fn read(&self, own: &mut Buffers) -> Turn {
+        match self.device.read(&mut own.request) {
+            Got::Request(length) => {
+                own.length = length;
+                Turn::Request
+            }
+            Got::Nothing => Turn::Nothing,
+            end => {
+                self.end.lock().get_or_insert(end);
+                Turn::End
+            }
+        }
+    }
+
+    fn answer(&self, own: &mut Buffers) {
+        let started = self.trace.as_ref().map(|_| Instant::now());
+        let (header, body) = match Header::split(&own.request[..own.length]) {
+            Ok(split) => split,
+            Err(why) => return refuse(why),
+        };
+        own.reply.clear();
+        // A panic is a mistake of ours; it shall not take the mount with it.
+        let result = catch_unwind(AssertUnwindSafe(|| self.carry_out(header, body, &mut own.reply)))
+            .unwrap_or(Err(Failure::Internal));
+        let errno = result.as_ref().err().map_or(0, |failure| failure.errno().raw_os_error());
+        let mut written = 0;
+        if result != Ok(Answer::Silence) {
+            let reply = own.reply.finish(header.unique, errno);
+            written = reply.len();
+            self.send(&header, reply);
+        }
+        if let (Some(trace), Some(started)) = (&self.trace, started) {
+            let result = result.map(|_| written).map_err(|failure| (failure.errno(), failure.to_string()));
+            trace.note(header.opcode, header.node, result, started.elapsed());
+        }
+    }
+
+    fn has_pending(&self) -> bool {
+        self.device.has_pending()
+    }
+}
+
+impl<L: UpperLayer> Server<'_, L> {
+    fn carry_out(&self, header: Header, body: &[u8], reply: &mut Reply) -> Result<Answer, Failure> {
+        let call = Call::new(header, body, &self.in_force)?;
+        if call.may_take_long() {
+            self.pool.let_another_read();
+        }
+        dispatch(self.overlay, &call, reply)
+    }
+
+    fn send(&self, header: &Header, reply: &[u8]) {
+        match self.device.write(reply) {
+            // Nobody waits for it: the connection is being aborted.
+            Ok(()) | Err(Errno::NOENT | Errno::NODEV | Errno::NOTCONN | Errno::CONNABORTED) => {}
+            Err(errno) => {
+                let Header { opcode, node, .. } = header;
+                eprintln!(
+                    "acetate: the kernel refuses the answer to operation {opcode} on node {node}: {errno}"
+                );
+            }
+        }
+    }
+}
+
+/// There is no telling whom to answer.
+fn refuse(why: Malformed) {
+    eprintln!("acetate: what the FUSE device brought is no request: {why}");
+}
