@@ -1,2 +1,58 @@
-//! The `acetate` command.
-fn main() {}
+//! The `acetate` command: one file a subcommand in [`cmd`], and the programs that mount(8) and container engines call.
+
+mod cmd;
+mod daemon;
+mod error;
+mod mount;
+mod mountinfo;
+mod options;
+mod out;
+mod record;
+mod tour;
+
+use clap::Parser;
+use error::Convention;
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+/// Lay read-only directories over one another, with one writable directory on top
+#[derive(Debug, Parser)]
+#[command(name = "acetate", version, propagate_version = true)]
+enum Command {
+    Mount(cmd::mount::MountArgs),
+    Umount(cmd::umount::UmountArgs),
+    Mounts(cmd::mounts::MountsArgs),
+    Tour(cmd::tour::TourArgs),
+}
+
+/// How a command ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Exit {
+    /// It is done.
+    Done,
+    /// The answer is "no".
+    No,
+}
+
+fn main() -> ExitCode {
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    let (result, convention) = match cmd::personality::of(&arguments) {
+        Some(personality) => (personality.run(&arguments), Convention::MountHelper),
+        None => (run(arguments), Convention::Command),
+    };
+    match result {
+        Ok(Exit::Done) => ExitCode::SUCCESS,
+        Ok(Exit::No) => ExitCode::from(1),
+        Err(failure) => ExitCode::from(failure.report(convention)),
+    }
+}
+
+fn run(arguments: Vec<OsString>) -> Result<Exit, error::Failure> {
+    // clap prints usage errors itself and ends with status 2.
+    match Command::parse_from(arguments) {
+        Command::Mount(args) => cmd::mount::run(&args),
+        Command::Umount(args) => cmd::umount::run(&args),
+        Command::Mounts(args) => cmd::mounts::run(&args),
+        Command::Tour(args) => cmd::tour::run(&args),
+    }
+}

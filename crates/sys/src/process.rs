@@ -27,3 +27,17 @@ pub fn raise_nofile_limit() -> Result<u64> {
     }
     Ok(nofile_limit())
 }
+
+/// Fills `bytes` with random ones (getrandom(2)).
+///
+/// # Errors
+/// Those of getrandom(2).
+pub fn random(bytes: &mut [u8]) -> Result<()> {
+    let mut filled = 0;
+    while filled < bytes.len() {
+        filled += crate::retry(|| {
+            rustix::rand::getrandom(&mut bytes[filled..], rustix::rand::GetRandomFlags::empty())
+        })?;
+    }
+    Ok(())
+}

@@ -1,0 +1,7 @@
+//! The subcommands, one a file.
+
+pub(crate) mod mount;
+pub(crate) mod mounts;
+pub(crate) mod personality;
+pub(crate) mod tour;
+pub(crate) mod umount;

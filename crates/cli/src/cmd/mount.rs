@@ -1,0 +1,128 @@
+//! `acetate mount`.
+
+use crate::Exit;
+use crate::daemon;
+use crate::error::Failure;
+use crate::mount::Request;
+use crate::options::{self, Parsed, Role, Unknown};
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
+
+/// Mount an overlay
+///
+/// Returns once the mount can be used. Either with the options of the kernel's overlayfs:
+/// `acetate mount -o lowerdir=TOP:BOTTOM,upperdir=U,workdir=W MERGED`, or with one flag a layer:
+/// `acetate mount --lower TOP --lower BOTTOM --upper U MERGED`. Without an upper layer the mount is read-only.
+///
+/// Exit status: 0 mounted, 2 refused or failed.
+#[derive(Debug, clap::Args)]
+pub(crate) struct MountArgs {
+    /// Mount options, as the kernel's overlayfs takes them; may be repeated
+    #[arg(short = 'o', value_name = "OPTIONS", action = clap::ArgAction::Append)]
+    options: Vec<OsString>,
+    /// A read-only layer; repeat for more, the topmost first
+    #[arg(long, value_name = "DIR", action = clap::ArgAction::Append)]
+    lower: Vec<OsString>,
+    /// The writable layer
+    #[arg(long, value_name = "DIR")]
+    upper: Option<OsString>,
+    /// The work directory, on the same filesystem as the upper layer [default: made beside it, with `.work` appended]
+    #[arg(long, value_name = "DIR", requires = "upper")]
+    work: Option<OsString>,
+    /// Stay in the foreground; Ctrl-C unmounts
+    #[arg(short = 'f', long)]
+    foreground: bool,
+    /// Serve the mount for a waiting parent
+    #[arg(long, hide = true)]
+    serve: bool,
+    /// What the mount table shows as the source, and where to mount
+    #[arg(value_name = "[SOURCE] MERGED", required = true, num_args = 1..=2)]
+    places: Vec<OsString>,
+}
+
+pub(crate) fn run(args: &MountArgs) -> Result<Exit, Failure> {
+    let request = request(args)?;
+    if args.serve {
+        daemon::serve_for_parent(&request)?;
+    } else if args.foreground {
+        daemon::serve_in_foreground(&request)?;
+    } else {
+        daemon::start(std::env::args_os().skip(1))?;
+    }
+    Ok(Exit::Done)
+}
+
+/// What the arguments ask for.
+fn request(args: &MountArgs) -> Result<Request, Failure> {
+    let mut parsed = options::parse(&args.options, Unknown::Refuse)?;
+    add_flags(&mut parsed, args);
+    let make_work = add_work(&mut parsed, args);
+    if parsed.options.remount {
+        return Err(Failure::new(
+            "remount: a mount cannot be changed",
+            "unmount it and mount it again with the new options",
+        )
+        .usage());
+    }
+    let (source, target) = match args.places.as_slice() {
+        [source, target] => (Some(source.clone()), target),
+        [target] => (None, target),
+        _ => return Err(Failure::new("no mount point", "name the directory to mount on").usage()),
+    };
+    Ok(Request { parsed, source, target: PathBuf::from(target), make_work })
+}
+
+fn add_flags(parsed: &mut Parsed, args: &MountArgs) {
+    for lower in &args.lower {
+        parsed.options.lowers.push(lower.clone());
+        parsed.mentioned.push((Role::Lower, lower.clone()));
+    }
+    if let Some(upper) = &args.upper {
+        parsed.options.upper = Some(upper.clone());
+        parsed.mentioned.push((Role::Upper, upper.clone()));
+    }
+    if let Some(work) = &args.work {
+        parsed.options.work = Some(work.clone());
+        parsed.mentioned.push((Role::Work, work.clone()));
+    }
+}
+
+/// Chooses the work directory beside the upper layer if none was named. Returns whether it may have to be made.
+fn add_work(parsed: &mut Parsed, args: &MountArgs) -> bool {
+    let Some(upper) = args.upper.as_ref().filter(|_| parsed.options.work.is_none()) else {
+        return false;
+    };
+    let mut work = trimmed(upper).to_os_string();
+    work.push(".work");
+    parsed.options.work = Some(work.clone());
+    parsed.mentioned.push((Role::Work, work));
+    true
+}
+
+/// A path without trailing slashes.
+fn trimmed(path: &OsStr) -> &OsStr {
+    let path = Path::new(path);
+    // The components of a path do not know of slashes at its end.
+    path.components().as_path().as_os_str()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_work_directory_is_beside_the_upper_layer() {
+        let args = MountArgs {
+            options: vec![],
+            lower: vec!["l".into()],
+            upper: Some("/a/u//".into()),
+            work: None,
+            foreground: false,
+            serve: false,
+            places: vec!["m".into()],
+        };
+        let mut parsed = Parsed::default();
+        assert!(add_work(&mut parsed, &args));
+        assert_eq!(parsed.options.work, Some("/a/u.work".into()));
+    }
+}

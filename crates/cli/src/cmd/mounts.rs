@@ -1,0 +1,112 @@
+//! `acetate mounts`.
+
+use crate::Exit;
+use crate::error::Failure;
+use crate::mountinfo::{self, Mount};
+use crate::out::{answer, exact, shown};
+use crate::record::{self, Record};
+use serde::Serialize;
+use std::fmt::Write as _;
+
+/// Show the overlays that are mounted
+///
+/// Exit status: 0 done, 2 error.
+#[derive(Debug, clap::Args)]
+pub(crate) struct MountsArgs {
+    /// Print one JSON document (schema acetate-mounts-v1, docs/cli.md)
+    #[arg(long)]
+    json: bool,
+}
+
+/// The JSON document.
+#[derive(Serialize)]
+struct Document {
+    schema: &'static str,
+    mounts: Vec<Entry>,
+}
+
+/// One mount. Paths are text with bytes that are no UTF-8 as `\xNN` and a backslash as `\\`.
+#[derive(Serialize)]
+struct Entry {
+    mountpoint: String,
+    driver: &'static str,
+    source: String,
+    flags: String,
+    /// Absent if the daemon is gone or keeps no record that we may read.
+    #[serde(flatten)]
+    daemon: Option<Daemon>,
+}
+
+#[derive(Serialize)]
+struct Daemon {
+    pid: u32,
+    lower: Vec<String>,
+    upper: Option<String>,
+    work: Option<String>,
+    options: String,
+    marks: Option<String>,
+    whiteouts: Option<String>,
+    version: String,
+}
+
+impl From<Record> for Daemon {
+    fn from(record: Record) -> Daemon {
+        Daemon {
+            pid: record.pid,
+            lower: record.lower,
+            upper: record.upper,
+            work: record.work,
+            options: record.options,
+            marks: record.marks,
+            whiteouts: record.whiteouts,
+            version: record.version,
+        }
+    }
+}
+
+pub(crate) fn run(args: &MountsArgs) -> Result<Exit, Failure> {
+    let table = mountinfo::mounts().map_err(|error| Failure::io("mount table", &error))?;
+    let ours: Vec<Mount> = table.into_iter().filter(Mount::is_ours).collect();
+    let entries: Vec<Entry> = ours.iter().map(entry).collect();
+    let text = if args.json {
+        let document = Document { schema: "acetate-mounts-v1", mounts: entries };
+        let json = serde_json::to_string_pretty(&document).map_err(|error| {
+            Failure::new(format_args!("write JSON: {error}"), "report this as a mistake of acetate")
+        })?;
+        json + "\n"
+    } else {
+        entries.iter().map(paragraph).collect()
+    };
+    answer(&text).map_err(|error| Failure::io("write the answer", &error))?;
+    Ok(Exit::Done)
+}
+
+fn entry(mount: &Mount) -> Entry {
+    Entry {
+        mountpoint: exact(&mount.point),
+        driver: "fuse",
+        source: exact(&mount.source),
+        flags: shown(&mount.flags).to_string(),
+        daemon: record::find(mount.device).map(|found| found.record.into()),
+    }
+}
+
+fn paragraph(entry: &Entry) -> String {
+    let mut text = format!("{} ({}, {}", entry.mountpoint, entry.driver, entry.flags);
+    match &entry.daemon {
+        Some(daemon) => {
+            // Writing to a String cannot fail.
+            let _infallible = writeln!(text, ", pid {})", daemon.pid);
+            for (role, path) in [("upper", &daemon.upper), ("work", &daemon.work)] {
+                if let Some(path) = path {
+                    let _infallible = writeln!(text, "  {role}  {path}");
+                }
+            }
+            for lower in &daemon.lower {
+                let _infallible = writeln!(text, "  lower  {lower}");
+            }
+        }
+        None => text.push_str(")\n  its daemon is gone or not yours\n"),
+    }
+    text
+}

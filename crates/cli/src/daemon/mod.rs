@@ -1,0 +1,65 @@
+//! The process that serves a mount.
+//!
+//! `acetate mount` starts itself again with `--serve`; the child mounts, says so on its standard output, lets go of
+//! the terminal and serves. The parent waits for that word, so it returns when the mount can be used, or with the
+//! child's exit status after the child has printed why not.
+
+mod serve;
+mod signals;
+pub(crate) mod unmount;
+
+pub(crate) use serve::{serve_for_parent, serve_in_foreground};
+
+use crate::error::Failure;
+use std::ffi::OsString;
+use std::io::Read;
+use std::process::{Command, Stdio};
+
+/// What the child writes once the mount can be used.
+const READY: u8 = b'+';
+
+/// Starts a daemon with the arguments of this process and waits until its mount can be used.
+///
+/// # Errors
+/// If no process can be started. If the daemon fails, this process ends with its exit status.
+pub(crate) fn start(arguments: impl Iterator<Item = OsString>) -> Result<(), Failure> {
+    start_as(None, arguments)
+}
+
+/// [`start`] under another name.
+///
+/// # Errors
+/// As there.
+pub(crate) fn start_as(
+    name: Option<&OsString>,
+    arguments: impl Iterator<Item = OsString>,
+) -> Result<(), Failure> {
+    use std::os::unix::process::CommandExt;
+    let program = std::env::current_exe().map_err(|error| Failure::io("find the running program", &error))?;
+    let mut command = Command::new(program);
+    if let Some(name) = name {
+        command.arg0(name);
+    }
+    let mut arguments: Vec<OsString> = arguments.collect();
+    // The first argument is the subcommand, where there is one; flags may follow anything.
+    arguments.insert(usize::from(name.is_none()).min(arguments.len()), "--serve".into());
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped());
+    let mut child = command.spawn().map_err(|error| Failure::io("start the daemon", &error))?;
+    let mut word = [0];
+    let ready = match child.stdout.as_mut() {
+        Some(pipe) => pipe.read_exact(&mut word).is_ok() && word[0] == READY,
+        None => false,
+    };
+    if ready {
+        return Ok(());
+    }
+    let status = child.wait().map_err(|error| Failure::io("wait for the daemon", &error))?;
+    match status.code() {
+        // It has said why.
+        Some(code) if code != 0 => std::process::exit(code),
+        _ => Err(Failure::new(
+            format_args!("the daemon ended before the mount could be used: {status}"),
+            "run the same command with -f to see more",
+        )),
+    }
+}

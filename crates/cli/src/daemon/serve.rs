@@ -1,0 +1,216 @@
+//! Mounting and serving.
+
+use super::{READY, signals};
+use crate::error::Failure;
+use crate::mount::{Locks, Opened, Plan, Request, prepare};
+use crate::mountinfo;
+use crate::out::{cause, exact, note, shown, warn};
+use crate::record::{self, Record};
+use acetate_fuse::{Connection, Ended, MountError, MountFlags, MountSpec, ServeError};
+use acetate_layer::dir::DirLayer;
+use acetate_layer::mark::Dialect;
+use acetate_layer::work::{self, WhiteoutForm};
+use acetate_layer::{At, Layer, UpperLayer};
+use acetate_overlay::{Config, Overlay, Stack};
+use rustix::fs::{Mode, OFlags};
+use std::io::Write;
+
+/// Serves a mount for the parent that waits for it: says when it can be used, and lets go of the terminal.
+///
+/// # Errors
+/// Why nothing was mounted; it is printed by the caller.
+pub(crate) fn serve_for_parent(request: &Request) -> Result<(), Failure> {
+    serve(request, || {
+        let mut stdout = std::io::stdout();
+        // A parent that is gone waits for nothing.
+        let _nobody_waits = stdout.write_all(&[READY]).and_then(|()| stdout.flush());
+        detach();
+    })
+}
+
+/// Serves a mount until it is unmounted or a signal comes.
+///
+/// # Errors
+/// Why nothing was mounted, or why serving ended.
+pub(crate) fn serve_in_foreground(request: &Request) -> Result<(), Failure> {
+    let target = request.target.clone();
+    serve(request, move || note(format_args!("{}: mounted; Ctrl-C unmounts", shown(&target))))
+}
+
+fn serve(request: &Request, ready: impl FnOnce()) -> Result<(), Failure> {
+    acetate_sys::process::clear_umask();
+    if let Err(errno) = acetate_sys::process::raise_nofile_limit() {
+        warn(format_args!("limit of open files: {}", cause(errno)));
+    }
+    let Plan { target, opened, locks } = prepare(request)?;
+    let options = &request.parsed.options;
+    let read_only = opened.upper.is_none() || opened.forced_read_only || options.flags.read_only();
+    let mut flags = options.flags.0;
+    flags.set(MountFlags::RDONLY, read_only);
+    let config = config(&opened, read_only)?;
+    let mut record = describe(request, &opened, &target.path);
+    identify(&opened, read_only)?;
+    let spec = MountSpec { source: source(request), flags, allow_other: options.allow_other };
+    let Opened { upper, lowers, .. } = opened;
+    let connection = Connection::mount(&target.path, &spec).map_err(|error| refused(&error, request))?;
+    // From here on a failure has to take the mount back.
+    let mounted = Mounted { point: target.path.clone(), keep: false };
+    let overlay =
+        Overlay::new(Stack { upper, lowers }, config, Box::new(connection.notifier())).map_err(|error| {
+            Failure::errno(format_args!("put the layers together: {error}"), error.errno())
+                .hint("check that all layers can be read")
+        })?;
+    signals::listen(target.path.clone())?;
+    record.pid = std::process::id();
+    let kept = keep_record(&target.path, &record);
+    let result = connection.serve(&overlay, |_| ready());
+    mounted.done(&result);
+    let end = finish(overlay, locks);
+    drop(kept);
+    match result {
+        Ok(Ended::Unmounted | Ended::Aborted) => end,
+        Err(error) => Err(Failure::new(error, "the mount was ended; its upper layer is as it was left")),
+    }
+}
+
+/// A mount that is taken back unless it was served to its end.
+struct Mounted {
+    point: std::path::PathBuf,
+    keep: bool,
+}
+
+impl Mounted {
+    fn done(mut self, result: &Result<Ended, ServeError>) {
+        self.keep = matches!(result, Ok(Ended::Unmounted));
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        if !self.keep {
+            // It may be gone already, or cover nothing any more.
+            let _as_far_as_possible = super::unmount::unmount(&self.point, super::unmount::Unmount::Detach);
+        }
+    }
+}
+
+/// Lets go of the layers, then of the locks on them.
+fn finish(overlay: Overlay<DirLayer>, locks: Locks) -> Result<(), Failure> {
+    drop(overlay);
+    drop(locks);
+    Ok(())
+}
+
+/// What the engine has to know.
+fn config(opened: &Opened, read_only: bool) -> Result<Config, Failure> {
+    let mut trapped = Vec::new();
+    if let Some(upper) = &opened.upper {
+        // Without a staging directory there is nothing to step into.
+        if !opened.forced_read_only {
+            let stat =
+                upper.stat(At::Dir(upper.work())).map_err(|errno| Failure::errno("work directory", errno))?;
+            trapped.push((stat.dev, stat.ino));
+        }
+    }
+    trapped.extend(opened.workdir);
+    Ok(Config {
+        dialect: opened.dialect,
+        whiteouts: opened.whiteouts,
+        marks_storable: opened.marks_storable,
+        follow_redirects: opened.follow_redirects,
+        read_only,
+        trapped,
+    })
+}
+
+/// Gives a new upper layer the identity that the kernel would give it.
+fn identify(opened: &Opened, read_only: bool) -> Result<(), Failure> {
+    let (Some(upper), false) = (&opened.upper, read_only) else {
+        return Ok(());
+    };
+    let mut random = [0; 16];
+    acetate_sys::process::random(&mut random).map_err(|errno| Failure::errno("get random bytes", errno))?;
+    work::identify(upper, opened.dialect, &random)
+        .map_err(|errno| Failure::errno("upper layer: set its uuid", errno))
+}
+
+fn source(request: &Request) -> Vec<u8> {
+    use std::os::unix::ffi::OsStrExt;
+    let named = request.parsed.options.fsname.as_ref().or(request.source.as_ref());
+    named.map_or_else(|| b"acetate".to_vec(), |name| name.as_bytes().to_vec())
+}
+
+/// What `acetate mounts` shows.
+fn describe(request: &Request, opened: &Opened, point: &std::path::Path) -> Record {
+    let options = &request.parsed.options;
+    let absolute = |path: &std::ffi::OsString| {
+        let path = std::path::Path::new(path);
+        exact(&std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned()))
+    };
+    let marks = opened.marks_storable.then(|| match opened.dialect {
+        Dialect::Trusted => "trusted.overlay".to_owned(),
+        Dialect::User => "user.overlay".to_owned(),
+    });
+    let whiteouts = opened.upper.is_some().then(|| match opened.whiteouts {
+        WhiteoutForm::Device => "device".to_owned(),
+        WhiteoutForm::Xattr => "xattr".to_owned(),
+    });
+    Record {
+        lower: options.lowers.iter().map(absolute).collect(),
+        upper: options.upper.as_ref().map(absolute),
+        work: options.work.as_ref().map(absolute),
+        options: exact(&options.format()),
+        marks,
+        whiteouts,
+        ..Record::new(point)
+    }
+}
+
+/// Keeps a record of the mount, where one can be kept.
+fn keep_record(point: &std::path::Path, record: &Record) -> Option<record::Kept> {
+    // The mount table, not the mount: a daemon that asks its own mount waits for itself.
+    let device = mountinfo::at(point).ok().flatten().map(|mount| mount.device)?;
+    match record::keep(device, record) {
+        Ok(kept) => Some(kept),
+        Err(error) => {
+            warn(format_args!(
+                "no record of this mount can be kept ({error}): acetate mounts will show less"
+            ));
+            None
+        }
+    }
+}
+
+/// Lets go of the terminal, of the pipes of whoever waits, and of the directory that the command was called in.
+fn detach() {
+    // Each of these only makes the daemon more independent; it serves without them, too.
+    let _leader_already = rustix::process::setsid();
+    let _stays = rustix::process::chdir("/");
+    let flags = OFlags::RDWR | OFlags::CLOEXEC;
+    if let Ok(null) = rustix::fs::open("/dev/null", flags, Mode::empty()) {
+        let _stay = rustix::stdio::dup2_stdin(&null);
+        let _stay = rustix::stdio::dup2_stdout(&null);
+        let _stay = rustix::stdio::dup2_stderr(&null);
+    }
+}
+
+/// What a refused mount means for the user.
+fn refused(error: &MountError, request: &Request) -> Failure {
+    let target = shown(&request.target);
+    match error {
+        MountError::Device(errno) => crate::mount::check_device()
+            .err()
+            .unwrap_or_else(|| Failure::path("FUSE device", "/dev/fuse", *errno)),
+        MountError::Refused(errno) => {
+            Failure::errno(format_args!("mount on {target}"), *errno).hint("dmesg may say more")
+        }
+        MountError::NoHelper => Failure::new(
+            format_args!("mount on {target}: no privilege to mount, and fusermount3 was not found"),
+            "install fuse3 (apt-get install fuse3), run as root, or in a user namespace: unshare -Urm acetate mount ...",
+        ),
+        MountError::Helper(text) => Failure::new(
+            format_args!("mount on {target}: fusermount3: {text}"),
+            "the mount point has to be yours; allow_other needs user_allow_other in /etc/fuse.conf",
+        ),
+    }
+}

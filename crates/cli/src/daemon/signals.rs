@@ -1,0 +1,47 @@
+//! Signals: the daemon ends with its mount, and takes the mount with it.
+
+use super::unmount::{Unmount, unmount};
+use crate::error::Failure;
+use crate::out::{cause, note, shown, warn};
+use rustix::io::Errno;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use std::path::PathBuf;
+
+/// Starts to listen: the first signal unmounts. If the mount is in use it leaves the tree and is served until its last
+/// user has gone; another signal ends it at once.
+///
+/// # Errors
+/// If handlers cannot be set.
+pub(super) fn listen(point: PathBuf) -> Result<(), Failure> {
+    let failed = |error: std::io::Error| Failure::io("listen for signals", &error);
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(failed)?;
+    let watch = move || {
+        let mut asked = false;
+        for signal in signals.forever() {
+            if asked {
+                std::process::exit(128 + signal);
+            }
+            asked = true;
+            end(&point);
+        }
+    };
+    std::thread::Builder::new().name("acetate-signal".into()).spawn(watch).map_err(failed)?;
+    Ok(())
+}
+
+fn end(point: &PathBuf) {
+    match unmount(point, Unmount::WhenIdle) {
+        Ok(()) | Err(Errno::INVAL) => {}
+        Err(Errno::BUSY) => {
+            note(format_args!(
+                "{}: in use: it ends with its last user, or with another signal",
+                shown(point)
+            ));
+            if let Err(errno) = unmount(point, Unmount::Detach) {
+                warn(format_args!("{}: cannot be unmounted: {}", shown(point), cause(errno)));
+            }
+        }
+        Err(errno) => warn(format_args!("{}: cannot be unmounted: {}", shown(point), cause(errno))),
+    }
+}

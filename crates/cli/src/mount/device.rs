@@ -1,0 +1,41 @@
+//! Whether FUSE can be used at all.
+
+use crate::error::Failure;
+use rustix::fs::{FileType, Mode, OFlags, open, stat};
+use rustix::io::Errno;
+
+/// The device of the kernel's FUSE.
+const DEVICE: &str = "/dev/fuse";
+
+/// Checks that we may open `/dev/fuse`, and so may `fusermount3`, which opens it with its caller's identity.
+///
+/// # Errors
+/// Why not, and what to do about it.
+pub(crate) fn check() -> Result<(), Failure> {
+    let Err(errno) = open(DEVICE, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()) else { return Ok(()) };
+    let failure = Failure::path("FUSE device", DEVICE, errno);
+    Err(match errno {
+        Errno::NOENT => failure
+            .hint("load the module (modprobe fuse); in a container, pass the device in (--device /dev/fuse)"),
+        Errno::NODEV | Errno::NXIO => {
+            failure.hint("this kernel has no FUSE: load the module (modprobe fuse)")
+        }
+        Errno::ACCESS | Errno::PERM => closed(errno),
+        _ => failure.hint("it should be the character device 10:229"),
+    })
+}
+
+/// The device is there but not for us.
+fn closed(errno: Errno) -> Failure {
+    let mode = match stat(DEVICE) {
+        Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice => {
+            format!("mode is {:04o}, should be 0666", stat.st_mode & 0o7777)
+        }
+        Ok(_) => "is no character device".into(),
+        Err(_) => "cannot be looked at".into(),
+    };
+    Failure::errno(format_args!("FUSE device: {DEVICE}: {mode}"), errno).hint(
+        "as root: chmod 666 /dev/fuse; to keep it, a udev rule: KERNEL==\"fuse\", MODE=\"0666\"; \
+         in a container, allow the device (--device /dev/fuse)",
+    )
+}

@@ -1,0 +1,103 @@
+//! From options to a stack of open layers: the checks, in the kernel's order, and what each refusal says.
+//!
+//! Nothing is changed on disk before all checks have passed, and nothing is mounted here.
+
+mod device;
+mod exclusive;
+mod overlap;
+mod place;
+mod stack;
+mod target;
+
+pub(crate) use device::check as check_device;
+pub(crate) use exclusive::Locks;
+pub(crate) use stack::Opened;
+pub(crate) use target::{Target, mount_point};
+
+use crate::error::Failure;
+use crate::options::{self, Mounter, Parsed, Role};
+use crate::out::warn;
+use place::Place;
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+/// What is to be mounted where.
+#[derive(Clone, Debug)]
+pub(crate) struct Request {
+    /// Layers and options.
+    pub(crate) parsed: Parsed,
+    /// The source that the mount table shall show.
+    pub(crate) source: Option<OsString>,
+    /// Where to mount.
+    pub(crate) target: PathBuf,
+    /// The work directory is made if it is not there.
+    pub(crate) make_work: bool,
+}
+
+/// Layers that passed all checks, open and locked.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    /// Where to mount.
+    pub(crate) target: Target,
+    /// The layers and how they are written.
+    pub(crate) opened: Opened,
+    /// Keeps others from using the writable directories.
+    pub(crate) locks: Locks,
+}
+
+/// Checks everything, then opens and locks the layers and makes the staging directory.
+///
+/// # Errors
+/// The first check that fails, in the kernel's order.
+pub(crate) fn prepare(request: &Request) -> Result<Plan, Failure> {
+    let options = &request.parsed.options;
+    let target = Target::find(&request.target)?;
+    let made = request.make_work.then(|| place::make(options.work.as_ref())).transpose()?.flatten();
+    let result = prepare_at(request, target);
+    if let (Err(_), Some(made)) = (&result, made) {
+        made.remove();
+    }
+    result
+}
+
+fn prepare_at(request: &Request, target: Target) -> Result<Plan, Failure> {
+    let options = &request.parsed.options;
+    for (role, path) in &request.parsed.mentioned {
+        Place::find(*role, path)?;
+    }
+    let mounter = mounter();
+    let resolved = options::resolve(options, mounter)?;
+    let lowers =
+        options.lowers.iter().map(|path| Place::find(Role::Lower, path)).collect::<Result<Vec<_>, _>>()?;
+    let writable = match (&options.upper, &options.work) {
+        (Some(upper), Some(work)) => Some((Place::find(Role::Upper, upper)?, Place::find(Role::Work, work)?)),
+        _ => None,
+    };
+    if let Some((upper, work)) = &writable {
+        overlap::check_writable(upper, work)?;
+    }
+    overlap::check_lowers(&lowers, writable.as_ref())?;
+    device::check()?;
+    let locks = match &writable {
+        Some((upper, work)) => Locks::take(upper, work)?,
+        None => Locks::default(),
+    };
+    if let Some((upper, work)) = &writable {
+        for warning in overlap::reachable(upper, work, &lowers)? {
+            warn(warning);
+        }
+    }
+    let opened = stack::open(&lowers, writable.as_ref(), resolved, mounter)?;
+    Ok(Plan { target, opened, locks })
+}
+
+/// What we may do.
+fn mounter() -> Mounter {
+    use rustix::thread::{CapabilitySet, capabilities};
+    use std::os::unix::fs::MetadataExt;
+    /// The inode number of the initial user namespace (`PROC_USER_INIT_INO`, linux/proc_ns.h).
+    const INITIAL: u64 = 0xEFFF_FFFD;
+    let admin = capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_ADMIN));
+    let initial = std::fs::metadata("/proc/self/ns/user").is_ok_and(|stat| stat.ino() == INITIAL);
+    if admin && initial { Mounter::Admin } else { Mounter::User }
+}

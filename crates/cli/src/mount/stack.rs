@@ -1,0 +1,154 @@
+//! Opening the layers, the staging directory, and what was chosen for this filesystem.
+
+use super::place::Place;
+use crate::error::Failure;
+use crate::options::{Marks, Mounter, Resolved};
+use crate::out::{cause, note, shown, warn};
+use acetate_layer::dir::DirLayer;
+use acetate_layer::mark::Dialect;
+use acetate_layer::work::{self, PrepareError, WhiteoutForm};
+use acetate_layer::{At, Layer};
+use rustix::io::Errno;
+use rustix::thread::{CapabilitySet, capabilities};
+
+/// Open layers.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    /// The writable layer with its staging directory.
+    pub(crate) upper: Option<DirLayer>,
+    /// The lower layers, the topmost first.
+    pub(crate) lowers: Vec<DirLayer>,
+    /// Which attributes are marks.
+    pub(crate) dialect: Dialect,
+    /// How whiteouts are made.
+    pub(crate) whiteouts: WhiteoutForm,
+    /// Whether marks can be stored.
+    pub(crate) marks_storable: bool,
+    /// Whether redirects are followed.
+    pub(crate) follow_redirects: bool,
+    /// Device and inode number of the work directory, which cannot be used through the mount.
+    pub(crate) workdir: Option<(u64, u64)>,
+    /// Nothing can be written although there is an upper layer.
+    pub(crate) forced_read_only: bool,
+}
+
+/// Opens the layers, prepares the work directory and finds out what can be stored.
+///
+/// # Errors
+/// A layer that cannot be opened; a work directory that an incompatible feature has marked.
+pub(super) fn open(
+    lowers: &[Place],
+    writable: Option<&(Place, Place)>,
+    resolved: Resolved,
+    mounter: Mounter,
+) -> Result<Opened, Failure> {
+    let lowers = lowers
+        .iter()
+        .map(|place| DirLayer::open_lower(&place.path).map_err(|errno| refused(place, errno)))
+        .collect::<Result<Vec<_>, _>>()?;
+    let wanted = match resolved.marks {
+        Marks::User => Some(Dialect::User),
+        Marks::Best => None,
+    };
+    // Where nothing is stored: what the mounter could have stored.
+    let dialect = wanted.unwrap_or(match mounter {
+        Mounter::Admin => Dialect::Trusted,
+        Mounter::User => Dialect::User,
+    });
+    let mut opened = Opened {
+        upper: None,
+        lowers,
+        dialect,
+        whiteouts: WhiteoutForm::Device,
+        marks_storable: false,
+        follow_redirects: resolved.follow_redirects && dialect == Dialect::Trusted,
+        workdir: None,
+        forced_read_only: false,
+    };
+    if let Some((upper, work)) = writable {
+        open_writable(&mut opened, upper, work, wanted, resolved)?;
+    }
+    Ok(opened)
+}
+
+fn open_writable(
+    opened: &mut Opened,
+    upper: &Place,
+    work: &Place,
+    wanted: Option<Dialect>,
+    resolved: Resolved,
+) -> Result<(), Failure> {
+    let mut layer = DirLayer::open_upper(&upper.path).map_err(|errno| refused(upper, errno))?;
+    let workdir = layer.open_workdir(&work.path).map_err(|errno| refused(work, errno))?;
+    let stat = layer.stat(At::Dir(&workdir)).map_err(|errno| refused(work, errno))?;
+    opened.workdir = Some((stat.dev, stat.ino));
+    match work::prepare(&layer, &workdir, staging_mode()) {
+        Ok(dir) => layer.set_work(dir),
+        Err(PrepareError::Incompatible) => return Err(incompatible(work)),
+        Err(PrepareError::Failed { step, errno }) => {
+            // As the kernel does: what is below can still be read.
+            warn(format_args!(
+                "work directory: {}: cannot {step}: {}: mounted read-only",
+                shown(&work.path),
+                cause(errno)
+            ));
+            opened.forced_read_only = true;
+            opened.upper = Some(layer);
+            return Ok(());
+        }
+    }
+    let abilities = work::probe(&layer, wanted)
+        .map_err(|errno| Failure::path("try the work directory", &work.path, errno))?;
+    opened.marks_storable = abilities.dialect.is_some();
+    opened.dialect = abilities.dialect.unwrap_or(opened.dialect);
+    opened.whiteouts = abilities.whiteouts;
+    opened.follow_redirects =
+        resolved.follow_redirects && opened.marks_storable && opened.dialect == Dialect::Trusted;
+    opened.upper = Some(layer);
+    tell_choice(opened, wanted, upper);
+    Ok(())
+}
+
+/// One line about a choice that the mounter may not expect.
+fn tell_choice(opened: &Opened, wanted: Option<Dialect>, upper: &Place) {
+    let whiteouts = match opened.whiteouts {
+        WhiteoutForm::Device => "",
+        WhiteoutForm::Xattr => "; devices cannot be made, so whiteouts are files with an xattr",
+    };
+    if !opened.marks_storable {
+        note(format_args!(
+            "{}: extended attributes cannot be set here: opaque directories and inode numbers of changed files \
+             are not kept{whiteouts}",
+            shown(&upper.path)
+        ));
+    } else if wanted.is_none() && opened.dialect == Dialect::User {
+        note(format_args!("trusted xattrs cannot be set here, using user.overlay.* (userxattr){whiteouts}"));
+    } else if !whiteouts.is_empty() {
+        note(format_args!("{}{whiteouts}", shown(&upper.path)));
+    }
+}
+
+/// The mode of the staging directory: closed to everybody, but for those who have to open it as its owner.
+fn staging_mode() -> u32 {
+    let ignores_modes =
+        capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::DAC_OVERRIDE));
+    if ignores_modes { 0 } else { 0o700 }
+}
+
+fn incompatible(work: &Place) -> Failure {
+    let path = work.path.join("work/incompat");
+    Failure::new(
+        format_args!(
+            "work directory: {}: holds marks of a mount that is incompatible or was not clean",
+            shown(&path)
+        ),
+        format_args!(
+            "a volatile kernel mount leaves them; if the upper layer may be used as it is, remove {}",
+            shown(&path)
+        ),
+    )
+}
+
+fn refused(place: &Place, errno: Errno) -> Failure {
+    Failure::path(place.role.words(), &place.path, errno).hint("you have to be able to read the directory")
+}

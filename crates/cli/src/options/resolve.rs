@@ -1,0 +1,139 @@
+//! The rules that tie options to one another, in the order in which the kernel's overlayfs applies them.
+
+use super::{Error, Options, RedirectDir, Role, Switch, Verity, Xino};
+
+/// What the one who mounts may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mounter {
+    /// Has CAP_SYS_ADMIN in the initial user namespace.
+    Admin,
+    /// Everybody else, root of a user namespace included.
+    User,
+}
+
+/// Where the private attributes of layers are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Marks {
+    /// In `trusted.overlay.*` where we may set those, else in `user.overlay.*`.
+    Best,
+    /// In `user.overlay.*`, because the mounter says so.
+    User,
+}
+
+/// What the options come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Resolved {
+    /// Where marks are.
+    pub(crate) marks: Marks,
+    /// Redirects that layers hold are followed.
+    pub(crate) follow_redirects: bool,
+}
+
+/// Applies the rules.
+///
+/// # Errors
+/// Options that exclude one another, that the mounter may not use, or that ask for what this version cannot do; a
+/// stack without which there is nothing to mount.
+pub(crate) fn resolve(options: &Options, mounter: Mounter) -> Result<Resolved, Error> {
+    let writable = options.upper.is_some();
+    let on = |switch: Option<Switch>| switch == Some(Switch::On);
+    let redirect = redirect_in_force(options);
+    let mut metacopy = on(options.metacopy);
+
+    if metacopy && redirect != RedirectDir::On && options.redirect_dir.is_some() {
+        return Err(Error::Conflict { option: "metacopy=on", other: "redirect_dir" });
+    }
+    let mut nfs_export = on(options.nfs_export);
+    if nfs_export && !(writable && on(options.index)) {
+        if !writable && redirect != RedirectDir::NoFollow {
+            nfs_export = false;
+        } else if options.index == Some(Switch::Off) {
+            return Err(Error::Conflict { option: "nfs_export=on", other: "index=off" });
+        }
+    }
+    if nfs_export && metacopy {
+        return Err(Error::Conflict { option: "nfs_export=on", other: "metacopy=on" });
+    }
+    if options.userxattr {
+        if options.redirect_dir.is_some() && redirect != RedirectDir::NoFollow {
+            return Err(Error::Conflict { option: "userxattr", other: "redirect_dir" });
+        }
+        if metacopy {
+            return Err(Error::Conflict { option: "userxattr", other: "metacopy=on" });
+        }
+        metacopy = false;
+    } else if mounter == Mounter::User {
+        user_may(options, redirect)?;
+    }
+    stack(options)?;
+    not_yet(options, redirect, metacopy, nfs_export)?;
+
+    let marks = if options.userxattr { Marks::User } else { Marks::Best };
+    let follow_redirects = !options.userxattr && redirect != RedirectDir::NoFollow;
+    Ok(Resolved { marks, follow_redirects })
+}
+
+/// The redirect mode with the defaults of a kernel: follow, and without an upper layer following is all there is.
+fn redirect_in_force(options: &Options) -> RedirectDir {
+    match options.redirect_dir.unwrap_or(RedirectDir::Off) {
+        RedirectDir::NoFollow => RedirectDir::NoFollow,
+        RedirectDir::On => RedirectDir::On,
+        RedirectDir::Follow | RedirectDir::Off if options.upper.is_none() => RedirectDir::On,
+        RedirectDir::Follow | RedirectDir::Off => RedirectDir::Follow,
+    }
+}
+
+/// What marks in `trusted.overlay.*` could be forged for is refused to users.
+fn user_may(options: &Options, redirect: RedirectDir) -> Result<(), Error> {
+    let refused = [
+        (options.redirect_dir.is_some() && redirect != RedirectDir::NoFollow, "redirect_dir"),
+        (options.metacopy == Some(Switch::On), "metacopy=on"),
+        (options.verity.is_some_and(|verity| verity != Verity::Off), "verity"),
+        (!options.data.is_empty(), "datadir+"),
+    ];
+    match refused.iter().find(|(given, _)| *given) {
+        Some((_, option)) => Err(Error::Privilege { option }),
+        None => Ok(()),
+    }
+}
+
+/// Whether the layers make a stack.
+fn stack(options: &Options) -> Result<(), Error> {
+    if options.lowers.is_empty() {
+        return Err(Error::Missing(Role::Lower));
+    }
+    match (&options.upper, &options.work) {
+        (Some(_), None) => Err(Error::MissingWork),
+        (None, _) if options.lowers.len() + options.data.len() == 1 => Err(Error::OnlyOne),
+        _ => Ok(()),
+    }
+}
+
+/// What this version cannot do. On a mount without upper some of it comes to nothing and is accepted.
+fn not_yet(options: &Options, redirect: RedirectDir, metacopy: bool, nfs_export: bool) -> Result<(), Error> {
+    let writable = options.upper.is_some();
+    let not = |option: &str, instead| Err(Error::NotYet { option: option.into(), instead });
+    if writable && redirect == RedirectDir::On {
+        return not("redirect_dir=on", "redirect_dir=follow follows the redirects that layers already hold");
+    }
+    if metacopy {
+        return not("metacopy=on", "leave it out: a change of attributes then copies the whole file");
+    }
+    if nfs_export {
+        return not("nfs_export=on", "leave it out: the mount then cannot be exported");
+    }
+    if writable && options.index == Some(Switch::On) {
+        return not("index=on", "leave it out: hard links then break at the first change, as by default");
+    }
+    if options.xino == Some(Xino::On) {
+        return not("xino=on", "leave it out: inode numbers are unique and stable as by default");
+    }
+    if let Some(verity @ (Verity::On | Verity::Require)) = options.verity {
+        let word = Verity::ALL.iter().find(|(each, _)| *each == verity).map_or("on", |(_, word)| word);
+        return not(&format!("verity={word}"), "leave it out: digests are then not checked");
+    }
+    if !options.data.is_empty() {
+        return not("datadir+", "only metadata-only copies refer to data-only layers");
+    }
+    Ok(())
+}

@@ -1,0 +1,106 @@
+//! What is printed: names made fit for a terminal, errors with their hints, notes, and answers on stdout.
+//!
+//! Nothing else in this program turns bytes into text or writes to a standard stream.
+
+use rustix::io::Errno;
+use std::ffi::OsStr;
+use std::fmt::{self, Display, Write as _};
+use std::io::{self, IsTerminal, Write as _};
+use std::os::unix::ffi::OsStrExt;
+
+/// Shows bytes as text on one line: control characters, and what is no UTF-8, as `\xNN`.
+///
+/// A backslash stays as it is: this is for reading, not for parsing.
+pub(crate) fn shown(bytes: &(impl AsRef<OsStr> + ?Sized)) -> Shown<'_> {
+    Shown { bytes: bytes.as_ref().as_bytes(), escape_backslash: false }
+}
+
+/// Like [`shown`], but a backslash is doubled, so that the bytes can be told from the text.
+pub(crate) fn exact(bytes: &(impl AsRef<OsStr> + ?Sized)) -> String {
+    Shown { bytes: bytes.as_ref().as_bytes(), escape_backslash: true }.to_string()
+}
+
+/// See [`shown`].
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Shown<'a> {
+    bytes: &'a [u8],
+    escape_backslash: bool,
+}
+
+impl Display for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for chunk in self.bytes.utf8_chunks() {
+            for c in chunk.valid().chars() {
+                match c {
+                    '\\' if self.escape_backslash => f.write_str("\\\\")?,
+                    c if c.is_control() => {
+                        let mut utf8 = [0; 4];
+                        c.encode_utf8(&mut utf8).bytes().try_for_each(|byte| write!(f, "\\x{byte:02x}"))?;
+                    }
+                    c => f.write_char(c)?,
+                }
+            }
+            chunk.invalid().iter().try_for_each(|byte| write!(f, "\\x{byte:02x}"))?;
+        }
+        Ok(())
+    }
+}
+
+/// What an errno means, in lower case and without its number.
+pub(crate) fn cause(errno: Errno) -> String {
+    let text = io::Error::from(errno).to_string();
+    let text = text.split(" (os error").next().unwrap_or_default();
+    let mut chars = text.chars();
+    chars.next().map_or(String::new(), |first| first.to_lowercase().chain(chars).collect())
+}
+
+/// Tells the user something that is no error: one line on stderr.
+pub(crate) fn note(text: impl Display) {
+    talk(&format!("acetate: note: {text}\n"));
+}
+
+/// Warns the user: one line on stderr.
+pub(crate) fn warn(text: impl Display) {
+    talk(&format!("acetate: warning: {text}\n"));
+}
+
+/// Writes to stderr in one piece. There is nobody to tell if that fails.
+pub(crate) fn talk(text: &str) {
+    let _nobody_to_tell = io::stderr().write_all(text.as_bytes());
+}
+
+/// Writes an answer to stdout.
+///
+/// # Errors
+/// Those of the write. A reader that has gone away is none: what it wanted it has.
+pub(crate) fn answer(text: &str) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        other => other,
+    }
+}
+
+/// Whether stdout is for eyes that like colours: a terminal, and `NO_COLOR` is not set (no-color.org).
+pub(crate) fn colours() -> bool {
+    io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_become_one_line_of_text() {
+        let bytes = OsStr::from_bytes("/a b\\ü\n\u{85}\u{1b}".as_bytes());
+        assert_eq!(shown(bytes).to_string(), r"/a b\ü\x0a\xc2\x85\x1b");
+        assert_eq!(exact(bytes), r"/a b\\ü\x0a\xc2\x85\x1b");
+        assert_eq!(shown(OsStr::from_bytes(b"\xffx\xc3")).to_string(), r"\xffx\xc3");
+    }
+
+    #[test]
+    fn causes_are_plain_words() {
+        assert_eq!(cause(Errno::NOENT), "no such file or directory");
+        assert_eq!(cause(Errno::LOOP), "too many levels of symbolic links");
+    }
+}

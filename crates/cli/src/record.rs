@@ -1,0 +1,222 @@
+//! What other processes may know of a live mount: a small file each, in a directory that vanishes with the machine's
+//! uptime.
+//!
+//! The mount table says what is mounted where, but not which layers it shows and which process serves it. A record is
+//! named by the device number of its mount and locked (flock(2)) by the daemon for as long as that has its hands on
+//! the layers, so a record that can be locked is left from a daemon that was killed. Everything works without
+//! records, only with less to tell.
+
+use crate::out::exact;
+use rustix::fs::{FlockOperation, Mode, OFlags, flock};
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
+use std::ffi::OsStr;
+use std::fs::{DirBuilder, File};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// The form of the file; another one is not read.
+const SCHEMA: &str = "acetate-mount-v1";
+
+/// The content of a record. Paths are text in which bytes that are no UTF-8 and control characters are `\xNN` and a
+/// backslash is `\\`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Record {
+    pub(crate) schema: String,
+    /// The daemon, in its own PID namespace.
+    pub(crate) pid: u32,
+    /// Where it is mounted.
+    pub(crate) mountpoint: String,
+    /// Lower layers, the topmost first.
+    pub(crate) lower: Vec<String>,
+    /// The writable layer.
+    pub(crate) upper: Option<String>,
+    /// The work directory.
+    pub(crate) work: Option<String>,
+    /// Option text that mounts the same again.
+    pub(crate) options: String,
+    /// Where marks are stored: `trusted.overlay`, `user.overlay` or nothing.
+    pub(crate) marks: Option<String>,
+    /// How whiteouts are made: `device`, `xattr` or nothing on a mount without upper.
+    pub(crate) whiteouts: Option<String>,
+    /// Version of the daemon.
+    pub(crate) version: String,
+}
+
+impl Record {
+    /// A record of this process for the mount at `mountpoint`.
+    pub(crate) fn new(mountpoint: &Path) -> Record {
+        Record {
+            schema: SCHEMA.into(),
+            pid: std::process::id(),
+            mountpoint: exact(mountpoint),
+            version: env!("CARGO_PKG_VERSION").into(),
+            ..Record::default()
+        }
+    }
+}
+
+/// A record that this process keeps; it goes when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Kept {
+    path: PathBuf,
+    /// Holds the lock.
+    _file: File,
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        // Whoever reads what could not be removed finds it unlocked.
+        let _stale_at_worst = std::fs::remove_file(&self.path);
+    }
+}
+
+/// Writes the record of the mount with this device number, locked from the first moment it can be seen.
+///
+/// # Errors
+/// If no directory for records can be used.
+pub(crate) fn keep(device: (u32, u32), record: &Record) -> io::Result<Kept> {
+    let mut last = io::Error::from(Errno::NOENT);
+    for dir in directories() {
+        match keep_in(&dir, device, record) {
+            Ok(kept) => return Ok(kept),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+fn keep_in(dir: &Path, device: (u32, u32), record: &Record) -> io::Result<Kept> {
+    make_directory(dir)?;
+    let hidden = dir.join(format!(".{}", std::process::id()));
+    let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let mut file = File::from(rustix::fs::open(&hidden, flags, Mode::from_raw_mode(0o644))?);
+    flock(&file, FlockOperation::NonBlockingLockExclusive)?;
+    file.write_all(&serde_json::to_vec_pretty(record)?)?;
+    let path = dir.join(file_name(device));
+    std::fs::rename(&hidden, &path)?;
+    Ok(Kept { path, _file: file })
+}
+
+/// Makes the directory unless it is there, and makes sure that nobody else could have put records into it.
+fn make_directory(dir: &Path) -> io::Result<()> {
+    let system = dir == Path::new(SYSTEM);
+    match DirBuilder::new().mode(if system { 0o755 } else { 0o700 }).create(dir) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        other => return other,
+    }
+    if is_trusted(dir) { Ok(()) } else { Err(Errno::PERM.into()) }
+}
+
+/// Whether only root or we ourselves can have written there.
+fn is_trusted(dir: &Path) -> bool {
+    let me = rustix::process::geteuid().as_raw();
+    std::fs::symlink_metadata(dir)
+        .is_ok_and(|stat| stat.is_dir() && (stat.uid() == me || stat.uid() == 0) && stat.mode() & 0o022 == 0)
+}
+
+/// Where root's daemons keep theirs.
+const SYSTEM: &str = "/run/acetate";
+
+/// The directories for records, the preferred one first.
+fn directories() -> Vec<PathBuf> {
+    let runtime = std::env::var_os("XDG_RUNTIME_DIR").filter(|dir| !dir.is_empty());
+    let mut dirs = vec![PathBuf::from(SYSTEM)];
+    dirs.extend(runtime.map(|dir| Path::new(&dir).join("acetate")));
+    dirs.push(std::env::temp_dir().join(format!("acetate-{}", outer_uid())));
+    dirs
+}
+
+/// Our user id as it is called outside of our user namespace, so that the two find each other's records.
+fn outer_uid() -> u64 {
+    let me = u64::from(rustix::process::geteuid().as_raw());
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    let ranges = map.lines().filter_map(|line| {
+        let mut numbers = line.split_whitespace().map(|word| word.parse::<u64>().ok());
+        Some((numbers.next()??, numbers.next()??, numbers.next()??))
+    });
+    let mut inside = ranges.filter(|(inner, _, count)| (*inner..inner.saturating_add(*count)).contains(&me));
+    inside.next().map_or(me, |(inner, outer, _)| outer + (me - inner))
+}
+
+fn file_name(device: (u32, u32)) -> String {
+    format!("{}-{}.json", device.0, device.1)
+}
+
+/// A record of a live daemon.
+#[derive(Debug)]
+pub(crate) struct Found {
+    /// What it says.
+    pub(crate) record: Record,
+    file: File,
+}
+
+/// The record of the mount with this device number, if its daemon lives and keeps one that we may read.
+pub(crate) fn find(device: (u32, u32)) -> Option<Found> {
+    directories().iter().find_map(|dir| read(&dir.join(file_name(device))))
+}
+
+/// All records of live daemons that we may read.
+pub(crate) fn all() -> Vec<Found> {
+    let entries = directories().into_iter().filter_map(|dir| std::fs::read_dir(dir).ok()).flatten().flatten();
+    let names = entries.map(|entry| entry.path());
+    names.filter(|path| path.extension() == Some(OsStr::new("json"))).filter_map(|path| read(&path)).collect()
+}
+
+/// Reads a record; `None` if it is none of a live daemon.
+fn read(path: &Path) -> Option<Found> {
+    if !path.parent().is_some_and(is_trusted) {
+        return None;
+    }
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let mut file = File::from(rustix::fs::open(path, flags, Mode::empty()).ok()?);
+    if flock(&file, FlockOperation::NonBlockingLockShared) != Err(Errno::WOULDBLOCK) {
+        return None;
+    }
+    let mut text = Vec::new();
+    file.read_to_end(&mut text).ok()?;
+    let record: Record = serde_json::from_slice(&text).ok()?;
+    (record.schema == SCHEMA).then_some(Found { record, file })
+}
+
+impl Found {
+    /// Waits until the daemon has let go of its layers; `false` if it has not within `limit`.
+    pub(crate) fn wait_until_gone(self, limit: Duration) -> bool {
+        let (done, gone) = std::sync::mpsc::channel();
+        // flock(2) has no limit of its own; this thread ends with the process if the daemon does not.
+        std::thread::spawn(move || {
+            let result = acetate_sys::retry(|| flock(&self.file, FlockOperation::LockShared));
+            // Nobody listens any more once the limit has passed.
+            let _passed = done.send(result.is_ok());
+        });
+        gone.recv_timeout(limit).unwrap_or(false)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_record_is_there_while_it_is_kept() {
+        let dir = std::env::temp_dir().join(format!("acetate-record-test-{}", std::process::id()));
+        let record = Record { lower: vec!["/l\\xff".into()], ..Record::new(Path::new("/m")) };
+        let kept = keep_in(&dir, (0, 77), &record).unwrap();
+        let path = dir.join("0-77.json");
+        let found = read(&path).unwrap();
+        assert_eq!(found.record, record);
+        assert!(!read(&path).unwrap().wait_until_gone(Duration::from_millis(20)));
+        std::thread::scope(|scope| {
+            let waiter = scope.spawn(|| found.wait_until_gone(Duration::from_secs(20)));
+            drop(kept);
+            assert!(waiter.join().unwrap());
+        });
+        assert!(!path.exists());
+        std::fs::write(&path, serde_json::to_vec(&record).unwrap()).unwrap();
+        assert!(read(&path).is_none(), "a record that nobody holds is of a daemon that was killed");
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
+}
