@@ -2,7 +2,7 @@
 
 use super::File;
 use crate::{Errno, Result};
-use rustix::fs::{SeekFrom, copy_file_range, ftruncate, ioctl_ficlone, seek};
+use rustix::fs::{OFlags, SeekFrom, copy_file_range, ftruncate, ioctl_ficlone, seek};
 
 /// How much is copied by one system call, which cannot be interrupted.
 const CHUNK_BYTES: u64 = 64 << 20;
@@ -15,11 +15,18 @@ const BUFFER_BYTES: usize = 1 << 20;
 /// `EXDEV`, `EINVAL`, `EOPNOTSUPP` where the kernel cannot; copy_file_range(2).
 pub(super) fn range(from: (&File, u64), to: (&File, u64), len: u64) -> Result<u64> {
     let len = usize::try_from(len).unwrap_or(usize::MAX);
-    acetate_sys::retry(|| {
+    // As the kernel's overlayfs, whose real files are opened with this flag: no access time moves.
+    let flags = rustix::fs::fcntl_getfl(from.0)?;
+    let keeps =
+        flags.contains(OFlags::NOATIME) || rustix::fs::fcntl_setfl(from.0, flags | OFlags::NOATIME).is_err();
+    let copied = acetate_sys::retry(|| {
         let (mut source, mut target) = (from.1, to.1);
         copy_file_range(from.0, Some(&mut source), to.0, Some(&mut target), len)
-    })
-    .map(|count| count as u64)
+    });
+    if !keeps {
+        rustix::fs::fcntl_setfl(from.0, flags)?;
+    }
+    copied.map(|count| count as u64)
 }
 
 /// Makes the empty file `to` hold the first `size` bytes of `from`, sharing extents where the filesystem can and

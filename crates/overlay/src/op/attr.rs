@@ -6,7 +6,7 @@ use crate::handle::Handle;
 use crate::node::Node;
 use crate::protect::{self, Change};
 use crate::{Attr, Caller, HandleId, NodeId, Overlay, SetAttr};
-use acetate_layer::{At, Errno, Kind, SetTime, StatFs, UpperLayer};
+use acetate_layer::{Access, At, Errno, Kind, SetTime, StatFs, UpperLayer};
 use std::sync::Arc;
 
 const SET_UID: u32 = 0o4000;
@@ -39,20 +39,30 @@ impl<L: UpperLayer> Overlay<L> {
         if set.size.is_some() && node.kind != Kind::File {
             return Err(if node.kind == Kind::Dir { OpError::IsDir } else { OpError::Invalid });
         }
-        let data = if set.size == Some(0) { Data::Nothing } else { Data::Whole };
-        self.copy_up(&node, data)?;
+        let empties = set.size == Some(0) && !node.in_upper();
+        self.copy_up(&node, if empties { Data::Nothing } else { Data::Whole })?;
         let _owner_is_checked_by_the_kernel = caller;
         if let Some(size) = set.size {
-            self.set_size(upper, &node, handle, size)?;
+            if empties {
+                // The copy is empty already, but its content has changed: ftruncate(2) sets the times.
+                let real = self.open_real(&node, Access::Write)?;
+                upper.set_len(At::Open(real.file.as_ref()), 0).step("set the size")?;
+            } else {
+                self.set_size(upper, &node, handle, size)?;
+            }
         }
         let state = node.state.read();
         let at = state.upper.as_ref().ok_or(OpError::Stale)?.at();
         if set.kill_set_ids {
             self.kill_set_ids(upper, at)?;
         }
-        // chown(-1, -1) changes nothing and takes set-id bits away all the same (chown(2)).
-        if set.uid.is_some() || set.gid.is_some() || *set == SetAttr::default() {
-            match upper.set_owner(at, set.uid, set.gid) {
+        let (uid, gid) = (set.uid, set.gid);
+        let nothing = *set == SetAttr::default();
+        // A change of nothing is one of two: a write that takes file capabilities away, or chown(-1, -1), which takes
+        // set-id bits away as any chown(2) does.
+        let capabilities_only = nothing && self.drop_capabilities(upper, at)?;
+        if uid.is_some() || gid.is_some() || nothing && !capabilities_only {
+            match upper.set_owner(at, uid, gid) {
                 Err(Errno::INVAL) => {
                     return Err(OpError::Layer { step: "set the owner", errno: Errno::OVERFLOW });
                 }
@@ -68,6 +78,15 @@ impl<L: UpperLayer> Overlay<L> {
         let stat = self.stat_state(&state)?;
         drop(state);
         Ok(self.attr_of(&node, &stat))
+    }
+
+    /// Removes file capabilities; returns whether there were any.
+    fn drop_capabilities(&self, upper: &L, at: At<'_, L>) -> Result<bool> {
+        match upper.remove_xattr(at, b"security.capability") {
+            Ok(()) => Ok(true),
+            Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::PERM) => Ok(false),
+            Err(errno) => Err(OpError::Layer { step: "take file capabilities away", errno }),
+        }
     }
 
     /// Truncates through the open file if there is one: it may be allowed where the mode says no.

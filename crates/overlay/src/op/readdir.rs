@@ -115,10 +115,10 @@ impl<L: UpperLayer> Overlay<L> {
                 }
                 Ok(room)
             }
+            // An entry whose number is needed and cannot be found out is left out, as in the kernel.
+            Ok(None) | Err(_) if number_unknown => Ok(Room::Taken),
             // Gone since it was listed, or a whiteout in a plain listing: the name stays in this listing.
             Ok(None) => Ok(sink(item, None)),
-            // An entry whose number is needed and cannot be found out is left out, as in the kernel.
-            Err(_) if number_unknown => Ok(Room::Taken),
             Err(_) => Ok(sink(item, None)),
         }
     }
