@@ -3,7 +3,6 @@
 use crate::mount::{MountError, MountSpec, SUBTYPE, UnmountError};
 use acetate_sys::mount::Unmount;
 use acetate_sys::retry;
-use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::mount::MountFlags;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketFlags, SocketType, recvmsg,
@@ -12,7 +11,7 @@ use rustix::net::{
 use std::ffi::OsString;
 use std::io::{ErrorKind, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -29,12 +28,13 @@ const COMM_FD: &str = "_FUSE_COMMFD";
 pub(crate) fn mount(target: &Path, spec: &MountSpec) -> Result<OwnedFd, MountError> {
     let refused = |errno: rustix::io::Errno| MountError::Helper(errno.to_string());
     let (ours, theirs) =
-        socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::empty(), None).map_err(refused)?;
-    // Only the program's end is inherited.
-    fcntl_setfd(&ours, FdFlags::CLOEXEC).map_err(refused)?;
+        socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None).map_err(refused)?;
     let options = options(spec);
+    // Its end is its standard input, so that nothing else is inherited by it or by anybody started meanwhile.
     let output = run(|command| {
-        command.arg("-o").arg(&options).arg("--").arg(target).env(COMM_FD, theirs.as_raw_fd().to_string());
+        command.arg("-o").arg(&options).arg("--").arg(target).env(COMM_FD, "0");
+        command.stdin(theirs.try_clone()?);
+        Ok(())
     })
     .map_err(|error| match error.kind() {
         ErrorKind::NotFound => MountError::NoHelper,
@@ -57,7 +57,8 @@ pub(crate) fn unmount(target: &Path, how: Unmount) -> Result<(), UnmountError> {
         if how == Unmount::Detach {
             command.arg("-z");
         }
-        command.arg("--").arg(target);
+        command.arg("--").arg(target).stdin(Stdio::null());
+        Ok(())
     })
     .map_err(|error| match error.kind() {
         ErrorKind::NotFound => UnmountError::NoHelper,
@@ -67,12 +68,12 @@ pub(crate) fn unmount(target: &Path, how: Unmount) -> Result<(), UnmountError> {
 }
 
 /// Runs the first of the programs that there is.
-fn run(arguments: impl Fn(&mut Command)) -> std::io::Result<Output> {
+fn run(arguments: impl Fn(&mut Command) -> std::io::Result<()>) -> std::io::Result<Output> {
     let mut last = std::io::Error::from(ErrorKind::NotFound);
     for program in PROGRAMS {
         let mut command = Command::new(program);
-        arguments(&mut command);
-        match command.stdin(Stdio::null()).output() {
+        arguments(&mut command)?;
+        match command.output() {
             Err(error) if error.kind() == ErrorKind::NotFound => last = error,
             other => return other,
         }

@@ -118,6 +118,7 @@ impl<'a> Call<'a> {
             Request::SetAttr(set) => set.valid & fattr::SIZE != 0,
             Request::Fsync { .. }
             | Request::FsyncDir { .. }
+            | Request::SyncFs
             | Request::Fallocate { .. }
             | Request::CopyFileRange(_)
             | Request::CopyFileRange64(_) => true,
@@ -147,6 +148,7 @@ pub(crate) fn dispatch<L: UpperLayer>(
         Request::Init(_) => return Err(Failure::Internal),
         Request::NotOffered => return Err(Failure::NotOffered),
         Request::Destroy => {}
+        Request::SyncFs => overlay.sync()?,
         Request::GetAttr { .. } | Request::Statx { .. } | Request::SetAttr(_) | Request::StatFs => {
             attr::answer(overlay, call, reply)?;
         }

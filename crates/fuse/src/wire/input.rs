@@ -256,6 +256,7 @@ pub(crate) enum Request<'a> {
     CopyFileRange(CopyIn),
     CopyFileRange64(CopyIn),
     Ioctl(IoctlIn<'a>),
+    SyncFs,
     Destroy,
     NotifyReply,
     /// An operation that is not offered, so that the kernel does what it does without it.
@@ -284,9 +285,10 @@ pub(crate) fn decode(op: Op, body: &[u8], form: SetXattrForm) -> Result<Request<
         Op::ReadLink => Ok(Request::ReadLink),
         Op::OpenDir => Ok(Request::OpenDir),
         Op::StatFs => Ok(Request::StatFs),
+        Op::SyncFs => Ok(Request::SyncFs),
         Op::Destroy => Ok(Request::Destroy),
         Op::NotifyReply => Ok(Request::NotifyReply),
-        Op::Flush | Op::Access | Op::Interrupt | Op::Bmap | Op::Poll | Op::SyncFs => Ok(Request::NotOffered),
+        Op::Flush | Op::Access | Op::Interrupt | Op::Bmap | Op::Poll => Ok(Request::NotOffered),
     }
 }
 
