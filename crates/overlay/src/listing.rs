@@ -33,6 +33,8 @@ pub(crate) struct Listing {
     pub entries: Vec<ListEntry>,
     /// Entries of upper may have another number than their own: objects with an origin are among them.
     pub impure: bool,
+    /// Several parts are merged, or were once.
+    pub merged: bool,
 }
 
 /// How whiteouts are treated in the part of a directory that one layer has.
@@ -88,7 +90,7 @@ impl<L: UpperLayer> Overlay<L> {
             };
             parts.push(self.read_part(&self.lowers[lower.layer], dir, Some(lower.layer), whiteouts)?);
         }
-        Ok(Listing { entries: merge(parts), impure })
+        Ok(Listing { entries: merge(parts), impure, merged })
     }
 
     /// Reads the part of a directory that one layer has.

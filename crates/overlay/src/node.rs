@@ -198,6 +198,8 @@ pub(crate) struct Node<L: UpperLayer> {
     pub copy: Mutex<()>,
     /// The object is in upper: open files of it have to be opened anew.
     pub in_upper: AtomicBool,
+    /// File capabilities were removed, and the change of nothing by which the kernel ends this is still to come.
+    pub lost_capabilities: AtomicBool,
     dir: Option<Box<DirPart<L>>>,
 }
 
@@ -214,7 +216,8 @@ impl<L: UpperLayer> Node<L> {
             })
         });
         let in_upper = AtomicBool::new(state.upper.is_some());
-        Node { id, kind, state: RwLock::new(state), copy: Mutex::new(()), in_upper, dir }
+        let lost_capabilities = AtomicBool::new(false);
+        Node { id, kind, state: RwLock::new(state), copy: Mutex::new(()), in_upper, lost_capabilities, dir }
     }
 
     /// What only directories have; an error for anything else.

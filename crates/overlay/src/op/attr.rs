@@ -8,6 +8,7 @@ use crate::protect::{self, Change};
 use crate::{Attr, Caller, HandleId, NodeId, Overlay, SetAttr};
 use acetate_layer::{Access, At, Errno, Kind, SetTime, StatFs, UpperLayer};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 const SET_UID: u32 = 0o4000;
 const SET_GID: u32 = 0o2000;
@@ -39,7 +40,11 @@ impl<L: UpperLayer> Overlay<L> {
         if set.size.is_some() && node.kind != Kind::File {
             return Err(if node.kind == Kind::Dir { OpError::IsDir } else { OpError::Invalid });
         }
-        let empties = set.size == Some(0) && !node.in_upper();
+        // chown(2) takes set-id bits away even if it changes nothing, and comes as a change of nothing. So does the
+        // end of taking file capabilities away, which a write by root does and which leaves set-id bits alone.
+        let lost_capabilities = node.lost_capabilities.swap(false, Ordering::AcqRel);
+        let nothing = *set == SetAttr::default() && !lost_capabilities;
+        let empties = set.size == Some(0) && !node.in_upper() && self.stat(&node)?.size > 0;
         self.copy_up(&node, if empties { Data::Nothing } else { Data::Whole })?;
         let _owner_is_checked_by_the_kernel = caller;
         if let Some(size) = set.size {
@@ -57,11 +62,7 @@ impl<L: UpperLayer> Overlay<L> {
             self.kill_set_ids(upper, at)?;
         }
         let (uid, gid) = (set.uid, set.gid);
-        let nothing = *set == SetAttr::default();
-        // A change of nothing is one of two: a write that takes file capabilities away, or chown(-1, -1), which takes
-        // set-id bits away as any chown(2) does.
-        let capabilities_only = nothing && self.drop_capabilities(upper, at)?;
-        if uid.is_some() || gid.is_some() || nothing && !capabilities_only {
+        if uid.is_some() || gid.is_some() || nothing {
             match upper.set_owner(at, uid, gid) {
                 Err(Errno::INVAL) => {
                     return Err(OpError::Layer { step: "set the owner", errno: Errno::OVERFLOW });
@@ -78,15 +79,6 @@ impl<L: UpperLayer> Overlay<L> {
         let stat = self.stat_state(&state)?;
         drop(state);
         Ok(self.attr_of(&node, &stat))
-    }
-
-    /// Removes file capabilities; returns whether there were any.
-    fn drop_capabilities(&self, upper: &L, at: At<'_, L>) -> Result<bool> {
-        match upper.remove_xattr(at, b"security.capability") {
-            Ok(()) => Ok(true),
-            Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::PERM) => Ok(false),
-            Err(errno) => Err(OpError::Layer { step: "take file capabilities away", errno }),
-        }
     }
 
     /// Truncates through the open file if there is one: it may be allowed where the mode says no.

@@ -115,8 +115,8 @@ impl<L: UpperLayer> Overlay<L> {
                 }
                 Ok(room)
             }
-            // An entry whose number is needed and cannot be found out is left out, as in the kernel.
-            Ok(None) | Err(_) if number_unknown => Ok(Room::Taken),
+            // A merged listing leaves out an entry whose number is needed and cannot be found out, as in the kernel.
+            Ok(None) | Err(_) if number_unknown && listing.merged => Ok(Room::Taken),
             // Gone since it was listed, or a whiteout in a plain listing: the name stays in this listing.
             Ok(None) => Ok(sink(item, None)),
             Err(_) => Ok(sink(item, None)),
@@ -133,7 +133,7 @@ impl<L: UpperLayer> Overlay<L> {
         }
         if open.node.id != crate::NodeId::ROOT && open.node.state.read().places.is_empty() {
             // A removed directory shows nothing.
-            let empty = Arc::new(Listing { entries: Vec::new(), impure: false });
+            let empty = Arc::new(Listing { entries: Vec::new(), impure: false, merged: false });
             *kept = Some(empty.clone());
             return Ok(empty);
         }

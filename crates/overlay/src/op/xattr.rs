@@ -7,6 +7,7 @@ use crate::protect::{self, Change};
 use crate::{Caller, NodeId, Overlay};
 use acetate_layer::{Errno, Kind, SetXattr, UpperLayer, acl, mark};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 const STEP: &str = "access an xattr";
 
@@ -107,6 +108,9 @@ impl<L: UpperLayer> Overlay<L> {
         let state = node.state.read();
         let at = state.upper.as_ref().ok_or(OpError::Stale)?.at();
         upper.remove_xattr(at, &disk).step("remove an xattr")?;
+        if name == b"security.capability" {
+            node.lost_capabilities.store(true, Ordering::Release);
+        }
         drop(state);
         self.xattr_changed(&node, name);
         Ok(())
