@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod lifecycle;
+mod lockstep;
 mod matrix;
 mod real;
 mod suites;

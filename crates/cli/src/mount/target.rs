@@ -44,6 +44,8 @@ impl Target {
 
 fn look(path: &Path) -> Result<(PathBuf, FileType), Errno> {
     let stat = stat(path)?;
+    // The attributes of a dead mount may still be remembered; its sizes are asked for.
+    rustix::fs::statfs(path)?;
     let resolved =
         std::fs::canonicalize(path).map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
     Ok((resolved, FileType::from_raw_mode(stat.st_mode)))
