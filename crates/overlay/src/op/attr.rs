@@ -44,9 +44,11 @@ impl<L: UpperLayer> Overlay<L> {
         // end of taking file capabilities away, which a write by root does and which leaves set-id bits alone.
         let lost_capabilities = node.lost_capabilities.swap(false, Ordering::AcqRel);
         let nothing = *set == SetAttr::default() && !lost_capabilities;
+        if nothing {
+            self.may_kill_set_ids(&node, caller)?;
+        }
         let empties = set.size == Some(0) && !node.in_upper() && self.stat(&node)?.size > 0;
         self.copy_up(&node, if empties { Data::Nothing } else { Data::Whole })?;
-        let _owner_is_checked_by_the_kernel = caller;
         if let Some(size) = set.size {
             if empties {
                 // The copy is empty already, but its content has changed: ftruncate(2) sets the times.
@@ -79,6 +81,14 @@ impl<L: UpperLayer> Overlay<L> {
         let stat = self.stat_state(&state)?;
         drop(state);
         Ok(self.attr_of(&node, &stat))
+    }
+
+    /// A change of nothing is not checked by the kernel. Like any change of the mode, taking set-id bits away is for
+    /// the owner and for root.
+    fn may_kill_set_ids(&self, node: &Node<L>, caller: &Caller) -> Result<()> {
+        let stat = self.stat(node)?;
+        let loses = node.kind != Kind::Dir && stat.mode & (SET_UID | SET_GID) != 0;
+        if loses && caller.uid != 0 && caller.uid != stat.uid { Err(OpError::NotPermitted) } else { Ok(()) }
     }
 
     /// Truncates through the open file if there is one: it may be allowed where the mode says no.

@@ -318,6 +318,12 @@ fn data(slots: &Slots, op: &Op) -> Called {
         }
         Op::Fallocate { slot, mode, offset, len } => {
             let mode = FallocateFlags::from_bits_retain(*mode);
+            // The kernel lets FUSE servers have these modes only (fuse_file_fallocate); others are a refusal on
+            // either side.
+            let known = FallocateFlags::KEEP_SIZE | FallocateFlags::PUNCH_HOLE | FallocateFlags::ZERO_RANGE;
+            if !known.contains(mode) {
+                return Err(Errno::OPNOTSUPP);
+            }
             rustix::fs::fallocate(held(slots, *slot)?, mode, *offset, *len).map(done)
         }
         Op::Seek { slot, whence, offset } => {
@@ -330,9 +336,9 @@ fn data(slots: &Slots, op: &Op) -> Called {
                 _ => SeekFrom::Hole(unsigned?),
             };
             let file = held(slots, *slot)?;
-            // The kernel seeks in FUSE directories by itself, and knows no end, data or holes of them: such a seek
-            // is a refusal on either side.
-            let plain = matches!(from, SeekFrom::Start(_) | SeekFrom::Current(_));
+            // The kernel seeks in FUSE directories by itself, and knows no end, data or holes of them; where a listing
+            // stands is the filesystem's own business. Such a seek is a refusal on either side.
+            let plain = matches!(from, SeekFrom::Start(_));
             if !plain && FileType::from_raw_mode(rustix::fs::fstat(file)?.st_mode) == FileType::Directory {
                 return Err(Errno::INVAL);
             }
