@@ -57,10 +57,10 @@ impl<L: UpperLayer> Overlay<L> {
         if matches!(state.upper, Some(Real::Held(_))) {
             state.upper = Some(Real::Named(real_dir, name.into()));
         }
-        let stat = self.stat_state(&state)?;
-        drop(state);
         dir.set_child(name, &node);
         dir.forget_listing();
+        let stat = self.stat_state(&state)?;
+        drop(state);
         let _same_node = self.nodes.set_linked(stat.ino, &node);
         self.nodes.refer(&node);
         Ok(Entry { node: node.id, attr: self.attr_of(&node, &stat) })

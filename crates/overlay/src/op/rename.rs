@@ -61,10 +61,11 @@ impl<L: UpperLayer> Overlay<L> {
         let exchange = kind == RenameKind::Exchange;
         let source = self.child(old.dir, old.name)?.ok_or(OpError::NotFound)?;
         let target = self.child(new.dir, new.name)?;
-        self.check_rename(old, new, &source, target.as_ref(), kind)?;
+        // Two names of one object: nothing happens (rename(2)).
         if target.as_ref().is_some_and(|target| Arc::ptr_eq(target, &source)) {
-            return Ok(());
+            return if kind == RenameKind::NoReplace { Err(OpError::Exists) } else { Ok(()) };
         }
+        self.check_rename(old, new, &source, target.as_ref(), kind)?;
         let overwritten = target.as_ref().filter(|_| !exchange);
         let victim = overwritten.filter(|node| node.kind == Kind::Dir);
         let _no_new_entries = match victim {

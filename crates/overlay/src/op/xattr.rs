@@ -99,6 +99,10 @@ impl<L: UpperLayer> Overlay<L> {
         let node = self.node(node)?;
         let upper = self.upper()?;
         protect::check(&node, Change::Content)?;
+        // What cannot have a default ACL has lost it.
+        if name == acl::DEFAULT && node.kind != Kind::Dir {
+            return Ok(());
+        }
         // In upper the filesystem decides: removing a missing ACL succeeds.
         if !node.in_upper() && self.read_xattr(&node, name)?.is_none() {
             return Err(OpError::Layer { step: STEP, errno: Errno::NODATA });

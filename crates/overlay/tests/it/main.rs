@@ -6,6 +6,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 mod agree;
+mod engine;
+mod faults;
 mod kernel;
 mod model;
 mod op;

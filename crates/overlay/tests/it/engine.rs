@@ -1,0 +1,461 @@
+//! The engine over layers in memory as a subject.
+//!
+//! What the kernel's VFS decides before a filesystem is asked (path resolution, who may be linked or renamed where,
+//! which xattrs an object can have) is decided here; everything else is the engine's.
+
+use std::collections::BTreeMap;
+
+use acetate_layer::fault::{Fault, Faults, Plan};
+use acetate_layer::mem::{Abilities, MemFs, MemLayer, Put};
+use acetate_layer::work::{self, WhiteoutForm};
+use acetate_layer::{Access, At, Errno, FsId, Kind, Layer, Rdev, SetTime, Time, acl};
+use acetate_overlay::{
+    Attr, Caller, Config, Entry, HandleId, NodeId, OpError, OpenFlags, Overlay, RenameKind, Room, SetAttr,
+    Stack as Layers,
+};
+use proptest::prelude::*;
+
+use crate::op::{Flags, Op, Outcome, Output, op};
+use crate::stack::{Dir, Flat, OLD, Path, Stack, TARGET, flatten, stack};
+use crate::view::{Changed, Subject, Tree, View};
+use crate::{agree, config};
+
+type Memory = Fault<MemLayer>;
+
+/// Root, with no umask.
+const ROOT: Caller = Caller { uid: 0, gid: 0, umask: 0 };
+
+/// Layers in memory and a mount of them.
+pub struct Engine {
+    layers: Vec<MemLayer>,
+    pub faults: Faults,
+    config: Config,
+    overlay: Overlay<Memory>,
+}
+
+impl Engine {
+    /// Builds the layers, all on one filesystem, and mounts them.
+    pub fn over(stack: &Stack, abilities: Abilities, config: Config) -> Self {
+        let fs = MemFs::new(FsId(1));
+        let layers: Vec<MemLayer> = stack.iter().map(|layer| build(layer, &fs)).collect();
+        fs.set_abilities(abilities);
+        Self::mounting(layers, config)
+    }
+
+    fn mounting(mut layers: Vec<MemLayer>, config: Config) -> Self {
+        let faults = Faults::new();
+        let upper = &mut layers[0];
+        let workdir = upper.workdir().clone();
+        let work = work::prepare(upper, &workdir, 0).unwrap();
+        upper.set_work(work);
+        let mut parts = layers.iter().map(|layer| Fault::new(layer.clone(), &faults));
+        let parts = Layers { upper: parts.next(), lowers: parts.collect() };
+        let overlay = Overlay::new(parts, config.clone(), Box::new(|_| {})).unwrap();
+        Self { layers, faults, config, overlay }
+    }
+
+    /// The mount of what would be found after a crash at this moment.
+    pub fn after_a_crash(&self) -> Self {
+        let fs = self.layers[0].fs().snapshot();
+        let layers = self.layers.iter().map(|layer| layer.on(&fs).unwrap()).collect();
+        Self::mounting(layers, self.config.clone())
+    }
+
+    /// The names in the staging directory, the shared whiteout not counted.
+    pub fn staged(&self) -> Vec<Vec<u8>> {
+        let layer = &self.layers[0];
+        let workdir = layer.workdir().clone();
+        let work = layer.open_dir(&workdir, work::WORK).unwrap();
+        let mut names = Vec::new();
+        layer.list(&work, &mut |entry| names.push(entry.name.to_vec())).unwrap();
+        names.retain(|name| {
+            let stat = layer.stat(At::Name(&work, name)).unwrap();
+            stat.kind != Kind::CharDevice
+        });
+        names
+    }
+
+    /// Finds the object at a path, without following a symlink at its end.
+    fn find(&self, path: &[Vec<u8>]) -> Result<(NodeId, Attr), Errno> {
+        let mut node = NodeId::ROOT;
+        let mut attr = self.overlay.getattr(node, None).map_err(errno)?;
+        for name in path {
+            match attr.kind {
+                Kind::Dir => {}
+                // It leads nowhere.
+                Kind::Symlink => return Err(Errno::NOENT),
+                _ => return Err(Errno::NOTDIR),
+            }
+            let entry = self.overlay.lookup(node, name).map_err(errno)?.ok_or(Errno::NOENT)?;
+            (node, attr) = (entry.node, entry.attr);
+        }
+        Ok((node, attr))
+    }
+
+    /// The directory and the name that a path ends in.
+    fn place<'a>(&self, path: &'a Path) -> Result<(NodeId, &'a [u8]), Errno> {
+        let (name, dir) = path.split_last().ok_or(Errno::BUSY)?;
+        let (node, attr) = self.find(dir)?;
+        match attr.kind {
+            Kind::Dir => Ok((node, name)),
+            Kind::Symlink => Err(Errno::NOENT),
+            _ => Err(Errno::NOTDIR),
+        }
+    }
+
+    /// The place of an object that must not be there yet.
+    fn free<'a>(&self, path: &'a Path) -> Result<(NodeId, &'a [u8]), Errno> {
+        let place = self.place(path)?;
+        match self.find(path) {
+            Err(Errno::NOENT) => Ok(place),
+            Err(errno) => Err(errno),
+            Ok(_) => Err(Errno::EXIST),
+        }
+    }
+
+    /// Follows a symlink at the end, to nowhere.
+    fn follow(&self, path: &Path) -> Result<(NodeId, Attr), Errno> {
+        let found = self.find(path)?;
+        if found.1.kind == Kind::Symlink { Err(Errno::NOENT) } else { Ok(found) }
+    }
+
+    /// A regular file to be written; a directory is `EISDIR`.
+    fn writable(&self, path: &Path) -> Result<NodeId, Errno> {
+        let (node, attr) = self.follow(path)?;
+        match attr.kind {
+            Kind::File => Ok(node),
+            Kind::Dir => Err(Errno::ISDIR),
+            _ => Err(Errno::NXIO),
+        }
+    }
+
+    fn rename(&self, old: &Path, new: &Path, flags: Flags) -> Result<(), Errno> {
+        let (from, to) = (self.place(old)?, self.place(new)?);
+        self.find(old)?;
+        let target = match self.find(new) {
+            Err(Errno::NOENT) => None,
+            other => Some(other?),
+        };
+        match (flags, &target) {
+            (Flags::NoReplace, Some(_)) => return Err(Errno::EXIST),
+            (Flags::Exchange, None) => return Err(Errno::NOENT),
+            _ => {}
+        }
+        let below = |inner: &Path, outer: &Path| inner.len() > outer.len() && inner.starts_with(outer);
+        if below(new, old) {
+            return Err(Errno::INVAL);
+        }
+        if below(old, new) {
+            return Err(if flags == Flags::Exchange { Errno::INVAL } else { Errno::NOTEMPTY });
+        }
+        let kind = match flags {
+            Flags::None => RenameKind::Replace,
+            Flags::NoReplace => RenameKind::NoReplace,
+            Flags::Exchange => RenameKind::Exchange,
+        };
+        self.overlay.rename(from.0, from.1, to.0, to.1, kind).map_err(errno)
+    }
+
+    /// What the VFS says of an xattr before the filesystem is asked.
+    fn may_change_xattr(kind: Kind, name: &[u8]) -> Result<(), Errno> {
+        let plain = matches!(kind, Kind::File | Kind::Dir);
+        match name {
+            acl::ACCESS | acl::DEFAULT if kind == Kind::Symlink => Err(Errno::OPNOTSUPP),
+            _ if name.starts_with(b"user.") && !plain => Err(Errno::PERM),
+            _ => Ok(()),
+        }
+    }
+
+    fn act(&self, op: &Op) -> Outcome {
+        let overlay = &self.overlay;
+        match op {
+            Op::Create(path, mode) => {
+                let (dir, name) = self.free(path)?;
+                let created = overlay.create(dir, name, *mode, OpenFlags::READ_WRITE, &ROOT);
+                overlay.release(created.map_err(errno)?.1);
+            }
+            Op::Mkdir(path, mode) => {
+                let (dir, name) = self.free(path)?;
+                // mkdir(2) knows only these bits.
+                overlay.mkdir(dir, name, *mode & 0o1777, &ROOT).map_err(errno)?;
+            }
+            Op::Mknod(path, kind, rdev) => {
+                let (dir, name) = self.free(path)?;
+                overlay.mknod(dir, name, *kind, 0o644, *rdev, &ROOT).map_err(errno)?;
+            }
+            Op::Symlink(path) => {
+                let (dir, name) = self.free(path)?;
+                overlay.symlink(dir, name, TARGET, &ROOT).map_err(errno)?;
+            }
+            Op::Link(old, new) => {
+                let (node, _) = self.find(old)?;
+                let (dir, name) = self.free(new)?;
+                overlay.link(node, dir, name).map_err(errno)?;
+            }
+            Op::Unlink(path) => {
+                let (dir, name) = self.place(path)?;
+                overlay.unlink(dir, name).map_err(errno)?;
+            }
+            Op::Rmdir(path) => {
+                let (dir, name) = self.place(path)?;
+                overlay.rmdir(dir, name).map_err(errno)?;
+            }
+            Op::Rename(old, new, flags) => self.rename(old, new, *flags)?,
+            Op::Write(path, offset, data) => {
+                let flags = OpenFlags { access: Access::Write, ..OpenFlags::READ };
+                let handle = overlay.open(self.writable(path)?, flags).map_err(errno)?;
+                // An empty write is none.
+                let written =
+                    if data.is_empty() { Ok(0) } else { overlay.write(handle, *offset, data, false) };
+                overlay.release(handle);
+                written.map_err(errno)?;
+            }
+            Op::Empty(path) => {
+                let flags = OpenFlags { access: Access::Write, truncate: true, ..OpenFlags::READ };
+                overlay.release(overlay.open(self.writable(path)?, flags).map_err(errno)?);
+            }
+            Op::Truncate(path, size) => {
+                let (node, attr) = self.follow(path)?;
+                match attr.kind {
+                    Kind::File => {}
+                    Kind::Dir => return Err(Errno::ISDIR),
+                    _ => return Err(Errno::INVAL),
+                }
+                let flags = OpenFlags { access: Access::Write, ..OpenFlags::READ };
+                let handle = overlay.open(node, flags).map_err(errno)?;
+                let set = SetAttr { size: Some(*size), ..SetAttr::default() };
+                let done = overlay.setattr(node, Some(handle), &set, &ROOT);
+                overlay.release(handle);
+                done.map_err(errno)?;
+            }
+            Op::Chmod(path, mode) => {
+                let set = SetAttr { mode: Some(*mode), ..SetAttr::default() };
+                overlay.setattr(self.follow(path)?.0, None, &set, &ROOT).map_err(errno)?;
+            }
+            Op::Chown(path, uid, gid) => {
+                let set = SetAttr { uid: *uid, gid: *gid, ..SetAttr::default() };
+                overlay.setattr(self.find(path)?.0, None, &set, &ROOT).map_err(errno)?;
+            }
+            Op::Touch(path, time) => {
+                let mtime = SetTime::To(Time { sec: *time, nsec: 0 });
+                let set = SetAttr { mtime, ..SetAttr::default() };
+                overlay.setattr(self.find(path)?.0, None, &set, &ROOT).map_err(errno)?;
+            }
+            Op::SetXattr(path, name, value, how) => {
+                let (node, attr) = self.find(path)?;
+                Self::may_change_xattr(attr.kind, name)?;
+                if *name == acl::DEFAULT && attr.kind != Kind::Dir {
+                    return Err(Errno::ACCESS);
+                }
+                overlay.setxattr(node, name, value, *how, &ROOT, false).map_err(errno)?;
+            }
+            Op::RemoveXattr(path, name) => {
+                let (node, attr) = self.find(path)?;
+                Self::may_change_xattr(attr.kind, name)?;
+                overlay.removexattr(node, name).map_err(errno)?;
+            }
+            Op::Unnamed(dir, data, path) => {
+                let (dir, attr) = self.follow(dir)?;
+                if attr.kind != Kind::Dir {
+                    return Err(Errno::NOTDIR);
+                }
+                let made = overlay.tmpfile(dir, 0o644, OpenFlags::READ_WRITE, &ROOT).map_err(errno)?;
+                let result = self.fill_and_name(&made, data, path);
+                overlay.release(made.1);
+                result?;
+            }
+            Op::Read(path) => {
+                let (node, attr) = self.follow(path)?;
+                return match attr.kind {
+                    Kind::File => self.content(node).map(Output::Bytes),
+                    Kind::Dir => Err(Errno::ISDIR),
+                    _ => Err(Errno::NXIO),
+                };
+            }
+            Op::List(path) => {
+                let (node, attr) = self.follow(path)?;
+                return if attr.kind == Kind::Dir {
+                    self.names(node).map(Output::Names)
+                } else {
+                    Err(Errno::NOTDIR)
+                };
+            }
+            Op::ReadLink(path) => {
+                return overlay.readlink(self.find(path)?.0).map(Output::Bytes).map_err(errno);
+            }
+        }
+        Ok(Output::Nothing)
+    }
+
+    fn fill_and_name(&self, made: &(Entry, HandleId), data: &[u8], path: &Path) -> Result<(), Errno> {
+        if !data.is_empty() {
+            self.overlay.write(made.1, 0, data, false).map_err(errno)?;
+        }
+        let (dir, name) = self.free(path)?;
+        self.overlay.link(made.0.node, dir, name).map_err(errno)?;
+        Ok(())
+    }
+
+    fn content(&self, node: NodeId) -> Result<Vec<u8>, Errno> {
+        let handle = self.overlay.open(node, OpenFlags::READ).map_err(errno)?;
+        let mut content = vec![0; 1 << 16];
+        let read = self.overlay.read(handle, 0, &mut content);
+        self.overlay.release(handle);
+        content.truncate(read.map_err(errno)?);
+        Ok(content)
+    }
+
+    fn names(&self, node: NodeId) -> Result<BTreeMap<Vec<u8>, Kind>, Errno> {
+        let handle = self.overlay.opendir(node).map_err(errno)?;
+        let mut names = BTreeMap::new();
+        let listed = self.overlay.readdir(handle, 0, &mut |item| {
+            if !matches!(item.name, b"." | b"..") {
+                assert_eq!(names.insert(item.name.to_vec(), item.kind), None, "listed twice");
+            }
+            Room::Taken
+        });
+        self.overlay.release(handle);
+        listed.map(|()| names).map_err(errno)
+    }
+
+    fn xattrs(&self, node: NodeId) -> BTreeMap<Vec<u8>, Vec<u8>> {
+        let list = match self.overlay.listxattr(node, &ROOT) {
+            Err(error) if error.errno() == Errno::OPNOTSUPP => return BTreeMap::new(),
+            other => other.unwrap(),
+        };
+        let names = list.split(|&byte| byte == 0).filter(|name| !name.is_empty());
+        names.map(|name| (name.to_vec(), self.overlay.getxattr(node, name).unwrap())).collect()
+    }
+
+    /// Nodes and attributes of all objects; what a directory lists has to be there and be of the type that it says.
+    fn all(&self) -> BTreeMap<Path, (NodeId, Attr)> {
+        let mut todo = vec![Path::new()];
+        let mut all = BTreeMap::new();
+        while let Some(path) = todo.pop() {
+            let (node, attr) = self.find(&path).unwrap();
+            if attr.kind == Kind::Dir {
+                for (name, kind) in self.names(node).unwrap() {
+                    let child = [path.as_slice(), &[name]].concat();
+                    assert_eq!(self.find(&child).unwrap().1.kind, kind);
+                    todo.push(child);
+                }
+            }
+            all.insert(path, (node, attr));
+        }
+        all
+    }
+}
+
+fn errno(error: OpError) -> Errno {
+    error.errno()
+}
+
+impl Subject for Engine {
+    fn apply(&mut self, op: &Op) -> Outcome {
+        self.act(op)
+    }
+
+    fn walk(&mut self) -> Tree {
+        self.faults.plan(Plan::None);
+        let mut first = BTreeMap::new();
+        let mut tree = BTreeMap::new();
+        for (path, (node, attr)) in self.all() {
+            let content = match attr.kind {
+                Kind::File => self.content(node).unwrap(),
+                Kind::Symlink => self.overlay.readlink(node).unwrap(),
+                _ => Vec::new(),
+            };
+            let same_as = first.entry(attr.ino).or_insert_with(|| path.clone()).clone();
+            let view = View {
+                kind: attr.kind,
+                mode: attr.mode,
+                uid: attr.uid,
+                gid: attr.gid,
+                nlink: attr.nlink,
+                rdev: attr.rdev,
+                content,
+                xattrs: self.xattrs(node),
+                changed: Changed::from_seconds(attr.mtime.sec),
+                same_as,
+            };
+            tree.insert(path, view);
+        }
+        Tree(tree)
+    }
+
+    fn numbers(&mut self) -> BTreeMap<Path, u64> {
+        self.all().into_iter().map(|(path, (_, attr))| (path, attr.ino)).collect()
+    }
+
+    fn remount(&mut self) {
+        *self = Self::mounting(self.layers.clone(), self.config.clone());
+    }
+}
+
+/// Makes a layer out of its description.
+fn build(root: &Dir, fs: &MemFs) -> MemLayer {
+    let layer = fs.layer().unwrap();
+    let old = Time { sec: OLD, nsec: 0 };
+    let joined = |path: &Path| path.join(&b'/');
+    let objects = flatten(root);
+    for (path, object) in &objects {
+        let put = match object {
+            Flat::Dir(_) => Put::dir(),
+            Flat::File { mode, content, xattr } => {
+                let put = Put::file(content).mode(*mode);
+                xattr.iter().fold(put, |put, value| put.xattr(b"user.x", value))
+            }
+            Flat::Link(first) => {
+                layer.put_link(&joined(first), &joined(path)).unwrap();
+                continue;
+            }
+            Flat::Symlink => Put::symlink(TARGET),
+            Flat::Fifo => Put::node(Kind::Fifo, Rdev::default()).mode(0o644),
+            Flat::Whiteout => Put::whiteout(),
+        };
+        layer.put(&joined(path), put.times(old, old)).unwrap();
+    }
+    // Directories last: their times change with their entries.
+    let whole = (Path::new(), Flat::Dir(root));
+    for (path, object) in objects.iter().chain([&whole]).rev() {
+        if let Flat::Dir(dir) = object {
+            let mut put = Put::dir().mode(dir.mode).times(old, old);
+            if let Some(value) = &dir.xattr {
+                put = put.xattr(b"user.x", value);
+            }
+            if dir.opaque {
+                put = put.xattr(b"trusted.overlay.opaque", b"y");
+            }
+            let name = if path.is_empty() { b".".to_vec() } else { joined(path) };
+            layer.put(&name, put).unwrap();
+        }
+    }
+    layer
+}
+
+/// The rules for a filesystem that cannot make device whiteouts.
+pub fn with_xattr_whiteouts() -> Config {
+    Config { whiteouts: WhiteoutForm::Xattr, ..Config::default() }
+}
+
+proptest! {
+    #![proptest_config(config(400))]
+
+    #[test]
+    fn the_engine_agrees_with_the_model(stack in stack(), ops in prop::collection::vec(op(), 1..40)) {
+        let mut engine = Engine::over(&stack, Abilities::default(), Config::default());
+        let result = agree::run(&stack, &ops, &mut engine);
+        prop_assert!(result.is_ok(), "{}", result.unwrap_err());
+    }
+
+    #[test]
+    fn the_engine_agrees_with_the_model_without_unnamed_files(
+        stack in stack(),
+        ops in prop::collection::vec(op().prop_filter("needs them", |op| !matches!(op, Op::Unnamed(..))), 1..40),
+    ) {
+        let abilities = Abilities { unnamed_files: false, ..Abilities::default() };
+        let mut engine = Engine::over(&stack, abilities, Config::default());
+        let result = agree::run(&stack, &ops, &mut engine);
+        prop_assert!(result.is_ok(), "{}", result.unwrap_err());
+    }
+}

@@ -1,0 +1,239 @@
+//! Every change of several steps, failing or stopped at each call.
+//!
+//! For each operation the number of calls is found by running it once. Then it is run anew for each call, which fails
+//! or after which nothing works any more. The tree that is then seen, the tree after a remount and the tree after a
+//! crash at that moment have to be the old one or the new one, and the staging directory is empty after a remount.
+
+use acetate_layer::fault::{Calls, Plan};
+use acetate_layer::mem::Abilities;
+use acetate_layer::{Errno, Kind, Rdev, SetXattr};
+use acetate_overlay::Config;
+
+use crate::engine::{Engine, with_xattr_whiteouts};
+use crate::op::{Flags, Op, p};
+use crate::stack::{Dir, Node, Stack};
+use crate::view::{Changed, Subject, Tree, View};
+
+fn dir(children: &[(&str, Node)]) -> Dir {
+    let children = children.iter().map(|(name, node)| (name.as_bytes().to_vec(), node.clone())).collect();
+    Dir { mode: 0o755, opaque: false, xattr: None, children }
+}
+
+fn file(content: &str) -> Node {
+    Node::File { mode: 0o4755, content: content.into(), xattr: Some(b"v".to_vec()) }
+}
+
+/// An upper layer that has removed some things, over one with everything to change.
+fn layers() -> Stack {
+    let inner = dir(&[("x", file("inner")), ("y", Node::Symlink)]);
+    let gone = dir(&[("x", Node::Whiteout), ("y", Node::Whiteout)]);
+    let upper = dir(&[
+        ("whiteout", Node::Whiteout),
+        ("emptied", Node::Dir(gone)),
+        ("own", file("upper only")),
+        ("own-dir", Node::Dir(dir(&[("z", file("z"))]))),
+        ("hides", file("hides a lower file")),
+    ]);
+    let lower = dir(&[
+        ("file", file("lower content")),
+        ("other", file("another one")),
+        ("dir", Node::Dir(inner.clone())),
+        ("empty", Node::Dir(dir(&[]))),
+        ("link", Node::Symlink),
+        ("fifo", Node::Fifo),
+        ("whiteout", file("removed before")),
+        ("emptied", Node::Dir(inner)),
+        ("hides", file("hidden")),
+    ]);
+    vec![upper, lower]
+}
+
+/// Operations that take more than one change of upper.
+fn operations() -> Vec<Op> {
+    let path = |path: &str| p(path.as_bytes());
+    let rename = |old, new, flags| Op::Rename(path(old), path(new), flags);
+    vec![
+        Op::Chmod(path("/file"), 0o600),
+        Op::Chmod(path("/dir/x"), 0o600),
+        Op::Chmod(path("/dir"), 0o700),
+        Op::Chown(path("/link"), Some(5), Some(5)),
+        Op::Chmod(path("/fifo"), 0o600),
+        Op::Write(path("/file"), 3, b"changed".to_vec()),
+        Op::Empty(path("/file")),
+        Op::Truncate(path("/file"), 4),
+        Op::SetXattr(path("/dir/x"), b"user.y", b"1".to_vec(), SetXattr::Any),
+        Op::RemoveXattr(path("/file"), b"user.x"),
+        Op::Create(path("/dir/new"), 0o644),
+        Op::Create(path("/whiteout"), 0o644),
+        Op::Mkdir(path("/whiteout"), 0o755),
+        Op::Mknod(path("/whiteout"), Kind::Fifo, Rdev::default()),
+        Op::Symlink(path("/whiteout")),
+        Op::Unnamed(path("/dir"), b"data".to_vec(), path("/whiteout")),
+        Op::Link(path("/file"), path("/dir/second")),
+        Op::Link(path("/file"), path("/whiteout")),
+        Op::Link(path("/own"), path("/whiteout")),
+        Op::Unlink(path("/file")),
+        Op::Unlink(path("/dir/x")),
+        Op::Unlink(path("/own")),
+        Op::Unlink(path("/hides")),
+        Op::Rmdir(path("/empty")),
+        Op::Rmdir(path("/emptied")),
+        rename("/file", "/moved", Flags::None),
+        rename("/file", "/dir/moved", Flags::None),
+        rename("/file", "/other", Flags::None),
+        rename("/file", "/own", Flags::None),
+        rename("/file", "/whiteout", Flags::None),
+        rename("/own", "/whiteout", Flags::None),
+        rename("/hides", "/whiteout", Flags::NoReplace),
+        rename("/own", "/file", Flags::None),
+        rename("/own-dir", "/moved", Flags::None),
+        rename("/own-dir", "/whiteout", Flags::None),
+        rename("/own-dir", "/empty", Flags::None),
+        rename("/own-dir", "/emptied", Flags::None),
+        rename("/own-dir", "/dir/moved", Flags::None),
+        rename("/file", "/other", Flags::Exchange),
+        rename("/file", "/own", Flags::Exchange),
+        rename("/own", "/own-dir", Flags::Exchange),
+        rename("/dir/x", "/own-dir/z", Flags::Exchange),
+    ]
+}
+
+/// A tree without what a failed operation may leave changed: times, and the link counts of directories, which say
+/// whether they were copied up (ancestors that were copied before the failure stay copied).
+fn timeless(tree: Tree) -> Tree {
+    let view = |view: View| {
+        let nlink = if view.kind == Kind::Dir { 0 } else { view.nlink };
+        View { changed: Changed::Unknown, nlink, ..view }
+    };
+    Tree(tree.0.into_iter().map(|(path, seen)| (path, view(seen))).collect())
+}
+
+fn is_either(tree: &Tree, old: &Tree, new: &Tree) -> Result<(), String> {
+    if old.difference(tree).is_none() || new.difference(tree).is_none() {
+        return Ok(());
+    }
+    Err(format!(
+        "neither the old tree:\n{}nor the new one:\n{}",
+        old.difference(tree).unwrap_or_default(),
+        new.difference(tree).unwrap_or_default()
+    ))
+}
+
+/// Runs every operation with every plan that `plans` makes for a call; returns how many there were.
+fn sweep(operations: &[Op], abilities: &Abilities, config: &Config, plans: &[fn(usize) -> Plan]) -> usize {
+    let start = || Engine::over(&layers(), abilities.clone(), config.clone());
+    let mut runs = 0;
+    let mut wrong = Vec::new();
+    for op in operations {
+        let mut engine = start();
+        let old = timeless(engine.walk());
+        engine.faults.plan(Plan::None);
+        if engine.apply(op).is_err() {
+            // Not possible on such a filesystem: nothing to sweep.
+            continue;
+        }
+        let calls = engine.faults.calls(Calls::All);
+        let new = timeless(engine.walk());
+        for plan in plans {
+            for (at, call) in calls.iter().enumerate() {
+                let mut engine = start();
+                // The kernel has seen what it acts on, so that the operation itself is what fails.
+                let _looked = engine.walk();
+                engine.faults.plan(plan(at));
+                let outcome = engine.apply(op);
+                let crashed = engine.after_a_crash();
+                let check = |wrong: &mut Vec<String>, what: &str, mut engine: Engine| {
+                    let tree = timeless(engine.walk());
+                    if let Err(error) = is_either(&tree, &old, &new) {
+                        wrong.push(format!("{op:?}, call {at} ({call}), {:?}, {what}: {error}", plan(at)));
+                    }
+                    let staged = engine.staged();
+                    if what != "live" && !staged.is_empty() {
+                        wrong
+                            .push(format!("{op:?}, call {at} ({call}), {what}: left in staging: {staged:?}"));
+                    }
+                    engine
+                };
+                check(&mut wrong, "after a crash", crashed);
+                // A process that was killed shows nothing any more.
+                let killed = matches!(plan(at), Plan::Crash { .. });
+                let mut engine = if killed { engine } else { check(&mut wrong, "live", engine) };
+                if outcome.is_ok() && !killed {
+                    // A failure may be harmless; then the operation is done.
+                    let tree = timeless(engine.walk());
+                    if let Some(difference) = new.difference(&tree) {
+                        wrong.push(format!("{op:?}, call {at} ({call}): success, but\n{difference}"));
+                    }
+                }
+                engine.remount();
+                check(&mut wrong, "after a remount", engine);
+                runs += 1;
+            }
+        }
+    }
+    assert!(
+        wrong.is_empty(),
+        "{} wrong of {runs}; the first ones:\n{}",
+        wrong.len(),
+        wrong[..wrong.len().min(5)].join("\n")
+    );
+    runs
+}
+
+const FULL: fn(usize) -> Plan = |at| Plan::Fail { calls: Calls::All, at, errno: Errno::NOSPC };
+const BROKEN: fn(usize) -> Plan = |at| Plan::Fail { calls: Calls::All, at, errno: Errno::IO };
+const KILLED: fn(usize) -> Plan = |at| Plan::Crash { calls: Calls::All, at };
+
+#[test]
+fn a_failure_at_any_call_leaves_the_old_tree_or_the_new_one() {
+    let runs = sweep(&operations(), &Abilities::default(), &Config::default(), &[FULL, BROKEN]);
+    println!("{runs} failures");
+}
+
+#[test]
+fn a_crash_at_any_call_leaves_the_old_tree_or_the_new_one() {
+    let runs = sweep(&operations(), &Abilities::default(), &Config::default(), &[KILLED]);
+    println!("{runs} crashes");
+}
+
+#[test]
+fn the_same_without_unnamed_files() {
+    let abilities = Abilities { unnamed_files: false, ..Abilities::default() };
+    sweep(&operations(), &abilities, &Config::default(), &[FULL, KILLED]);
+}
+
+/// Renames that have to leave a whiteout: with device whiteouts one call does both.
+fn leaves_whiteout(op: &Op) -> bool {
+    let provided = [p(b"/file"), p(b"/hides")];
+    matches!(op, Op::Rename(old, _, Flags::None | Flags::NoReplace) if provided.contains(old))
+}
+
+#[test]
+fn the_same_with_xattr_whiteouts() {
+    let abilities = Abilities { rename_whiteout: false, ..Abilities::default() };
+    let mut operations = operations();
+    operations.retain(|op| !leaves_whiteout(op));
+    sweep(&operations, &abilities, &with_xattr_whiteouts(), &[FULL, KILLED]);
+}
+
+/// No call both moves a file and leaves an xattr whiteout: in between the file has two names, and never none.
+#[test]
+fn a_move_that_leaves_an_xattr_whiteout_never_loses_the_file() {
+    let abilities = Abilities { rename_whiteout: false, ..Abilities::default() };
+    let start = || Engine::over(&layers(), abilities.clone(), with_xattr_whiteouts());
+    for op in operations().iter().filter(|op| leaves_whiteout(op)) {
+        let Op::Rename(old, new, _) = op else { continue };
+        let mut engine = start();
+        let content = engine.walk().0[old].content.clone();
+        engine.faults.plan(Plan::None);
+        engine.apply(op).unwrap();
+        for at in 0..engine.faults.calls(Calls::All).len() {
+            let mut engine = start();
+            engine.faults.plan(KILLED(at));
+            let _stopped = engine.apply(op);
+            let tree = engine.after_a_crash().walk();
+            let holds = |path| tree.0.get(path).is_some_and(|view| view.content == content);
+            assert!(holds(old) || holds(new), "{op:?}, call {at}: {tree:?}");
+        }
+    }
+}
