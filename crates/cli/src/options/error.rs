@@ -1,6 +1,7 @@
 //! Why options are refused.
 
 use crate::out::shown;
+#[cfg(test)]
 use rustix::io::Errno;
 use std::ffi::OsString;
 
@@ -97,7 +98,8 @@ pub(crate) enum Error {
 }
 
 impl Error {
-    /// What the kernel's overlayfs answers.
+    /// What the kernel's overlayfs answers; the tests compare it with the kernel's tables.
+    #[cfg(test)]
     pub(crate) fn errno(&self) -> Errno {
         match self {
             Error::Privilege { .. } => Errno::PERM,
@@ -120,7 +122,10 @@ impl Error {
     pub(crate) fn hint(&self) -> String {
         match self {
             Error::Unknown { meant: Some(meant), .. } => format!("did you mean {meant}?"),
-            Error::Unknown { meant: None, .. } => "all options: acetate mount --help".into(),
+            Error::Unknown { meant: None, .. } => {
+                "the options are those of the kernel's overlayfs and of mount(8); docs/cli.md lists them"
+                    .into()
+            }
             Error::NotYet { instead, .. } => (*instead).into(),
             Error::Value { option, allowed, .. } => format!("{option} is one of {}", allowed.join(", ")),
             Error::NoValue { option } => format!("write {option}=VALUE"),

@@ -73,12 +73,15 @@ pub fn xattr_names(list: &[u8]) -> Vec<Vec<u8>> {
 /// The largest xattr value and the largest list of names that Linux allows, bytes.
 pub const XATTR_MAX: usize = 65536;
 
+/// An xattr with its value, or why that cannot be read.
+pub type Xattr = (Vec<u8>, Result<Vec<u8>, Errno>);
+
 /// Reads all xattrs of `path` itself (not of what a symlink points to), sorted by name. A value
 /// that cannot be read stands as its error, since a listed name without value is a difference too.
 ///
 /// # Errors
 /// Only when the names cannot be listed.
-pub fn xattrs(path: &Path) -> Result<Vec<(Vec<u8>, Result<Vec<u8>, Errno>)>> {
+pub fn xattrs(path: &Path) -> Result<Vec<Xattr>> {
     let mut list = Vec::with_capacity(XATTR_MAX);
     match rustix::fs::llistxattr(path, spare_capacity(&mut list)) {
         Ok(_) => {}

@@ -272,12 +272,12 @@ impl<'a> Case<'a> {
     fn unmount(&mut self) -> Phase<()> {
         let roots = [self.sides[0].merged.clone(), self.sides[1].merged.clone()];
         self.rig.point_workers([&roots[0], &roots[1]])?;
-        for side in 0..2 {
+        for (side, name) in NAMES.iter().enumerate() {
             let Some(mounted) = self.mounts[side].take() else { continue };
             if let Err(error) = mounted.unmount() {
                 let text = escape(format!("{error:#}").as_bytes());
                 let (a, b) = if side == 0 { (text, String::new()) } else { (String::new(), text) };
-                let place = format!("unmount of {}", NAMES[side]);
+                let place = format!("unmount of {name}");
                 return Err(Stop::Differ(vec![Difference {
                     kind: "unmount failed".to_owned(),
                     place,
@@ -321,9 +321,9 @@ impl<'a> Case<'a> {
     }
 
     fn lowers_are_untouched(&mut self) -> Phase<()> {
-        for side in 0..2 {
+        for (side, name) in NAMES.iter().enumerate() {
             for (before, after) in self.untouched[side].iter().zip(lower_trees(&self.sides[side])?) {
-                let phase = format!("lower layer of {} before (A) and after (B)", NAMES[side]);
+                let phase = format!("lower layer of {name} before (A) and after (B)");
                 none_of(compare::trees("lower", &phase, before, &after))?;
             }
         }
