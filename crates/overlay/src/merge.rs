@@ -119,7 +119,8 @@ impl<L: UpperLayer> Overlay<L> {
             search.xattr_whiteouts = false;
             let found = self.search_layer(&self.lowers[layer_number], &dir, &mut search, false)?;
             if let Some(part) = found {
-                if top.is_none() {
+                let first = top.is_none();
+                if first {
                     top = Some(part.stat);
                 }
                 lowers.push(Lower {
@@ -127,6 +128,13 @@ impl<L: UpperLayer> Overlay<L> {
                     real: part.real,
                     xattr_whiteouts: search.xattr_whiteouts,
                 });
+                // Before any layer below can fail, as in the kernel.
+                if first
+                    && let (Some(upper), Some(lower)) = (&upper, lowers.last())
+                    && upper.stat.kind == Kind::Dir
+                {
+                    self.fix_origin(parent, self.upper_layer()?, &upper.real, lower)?;
+                }
             }
             if search.stop {
                 break;
@@ -138,7 +146,7 @@ impl<L: UpperLayer> Overlay<L> {
             }
         }
         self.may_follow(&search)?;
-        self.assemble(parent, upper, lowers, top)
+        self.assemble(upper, lowers, top)
     }
 
     /// A mark that has been met and may not be followed ends the lookup before another layer is searched.
@@ -151,7 +159,6 @@ impl<L: UpperLayer> Overlay<L> {
 
     fn assemble(
         &self,
-        parent: &State<L>,
         upper: Option<Part<L>>,
         mut lowers: Vec<Lower<L>>,
         top: Option<Stat>,
@@ -187,8 +194,7 @@ impl<L: UpperLayer> Overlay<L> {
         };
         if found.stat.kind == Kind::Dir {
             found.prot = self.read_protection(layer, upper.real.at(), Some(&found.stat))?;
-            if let (Some(stat), Some(lower)) = (&top, lowers.first()) {
-                self.fix_origin(parent, layer, &upper.real, lower)?;
+            if let Some(stat) = &top {
                 found.ino = lower_ino(stat);
                 found.lower_dir = Some((stat.dev, stat.ino));
             }
