@@ -22,6 +22,15 @@ pub(crate) enum Data {
     Nothing,
 }
 
+/// What a copy keeps of the lower object's identity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kept {
+    /// Nothing: it is a new object.
+    Nothing,
+    /// The inode number, recorded in upper where that is possible.
+    Number,
+}
+
 /// Inode flags that a copy keeps (FS_SYNC_FL, FS_NOATIME_FL; linux/fs.h).
 const KEPT_FLAGS: u32 = 0x8 | 0x80;
 
@@ -97,13 +106,15 @@ impl<L: UpperLayer> Overlay<L> {
         self.mark_impure(&place.parent)?;
         let copy = self.stage(upper, layer, &lower, &stat, data)?;
         let prot = self.copy_flags(upper, layer, &lower, &stat, copy.at())?;
-        let has_origin = self.mark_origin(upper, &lower, &stat, copy.at())?;
+        let origin = self.mark_origin(upper, &lower, &stat, copy.at())?;
         self.copy_attributes(upper, &stat, copy.at())?;
-        self.publish(node, place, parent, copy, stat.kind, has_origin, prot)?;
+        self.publish(node, place, parent, copy, stat.kind, origin, prot)?;
         // The parent shows its old times: nothing in it has changed for its users.
         let _times_are_cosmetic =
             upper.set_times(At::Dir(parent), SetTime::To(times.atime), SetTime::To(times.mtime));
         place.parent.forget_listing();
+        // A directory is merged from now on, and lists otherwise.
+        node.forget_listing();
         (self.changed)(node.id);
         Ok(())
     }
@@ -243,11 +254,11 @@ impl<L: UpperLayer> Overlay<L> {
         Ok(prot)
     }
 
-    /// Records where the copy came from. Returns whether the copy keeps the inode number.
-    fn mark_origin(&self, upper: &L, lower: &Lower<L>, stat: &Stat, copy: At<'_, L>) -> Result<bool> {
+    /// Records where the copy came from.
+    fn mark_origin(&self, upper: &L, lower: &Lower<L>, stat: &Stat, copy: At<'_, L>) -> Result<Kept> {
         // The copy of one of several names is a new object.
         if stat.kind != Kind::Dir && stat.nlink > 1 {
-            return Ok(false);
+            return Ok(Kept::Nothing);
         }
         if self.config.marks_storable {
             let value = self.origin_value(lower)?;
@@ -257,7 +268,7 @@ impl<L: UpperLayer> Overlay<L> {
                 Err(errno) => return Err(OpError::Layer { step: "set the origin mark", errno }),
             }
         }
-        Ok(true)
+        Ok(Kept::Number)
     }
 
     fn copy_attributes(&self, upper: &L, stat: &Stat, copy: At<'_, L>) -> Result<()> {
@@ -277,7 +288,7 @@ impl<L: UpperLayer> Overlay<L> {
         parent: &L::Dir,
         copy: Copy<'_, L>,
         kind: Kind,
-        has_origin: bool,
+        origin: Kept,
         prot: ProtAttr,
     ) -> Result<()> {
         const STEP: &str = "publish the copy";
@@ -301,12 +312,12 @@ impl<L: UpperLayer> Overlay<L> {
             Copy::Unnamed(file) => upper.link(At::Open(&file), parent, &place.name).step(STEP)?,
             Copy::Named(staged) => staged.publish_new(parent, &place.name).step(STEP)?,
         }
-        if !has_origin {
+        if origin == Kept::Nothing {
             state.ino = self.inodes.upper(ino);
         }
         if kind != Kind::Dir {
             state.lowers.clear();
-            state.has_origin = has_origin;
+            state.has_origin = origin != Kept::Nothing;
         }
         state.prot = prot;
         state.upper = Some(real);

@@ -52,14 +52,21 @@ impl<L: UpperLayer> Overlay<L> {
     /// The current listing of a directory: the remembered one, or a new one.
     pub(crate) fn listing(&self, node: &Node<L>) -> Result<Arc<Listing>> {
         let part = node.as_dir()?;
-        if let Some(listing) = &*part.listing.lock() {
-            return Ok(listing.clone());
-        }
+        let changes = {
+            let remembered = part.listing.lock();
+            if let Some(listing) = &remembered.current {
+                return Ok(listing.clone());
+            }
+            remembered.changes
+        };
         let listing = {
             let state = node.state.read();
             Arc::new(self.read_listing(node, &state)?)
         };
-        *part.listing.lock() = Some(listing.clone());
+        let mut remembered = part.listing.lock();
+        if remembered.changes == changes {
+            remembered.current = Some(listing.clone());
+        }
         Ok(listing)
     }
 

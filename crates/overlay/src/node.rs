@@ -169,6 +169,15 @@ impl<L: UpperLayer> State<L> {
     }
 }
 
+/// The listing of a directory, as long as nothing has changed.
+#[derive(Default)]
+pub(crate) struct Remembered {
+    /// Counts the changes, so that a listing that was read meanwhile is not remembered.
+    pub changes: u64,
+    /// The listing.
+    pub current: Option<Arc<Listing>>,
+}
+
 /// Live nodes by name.
 pub(crate) type Children<L> = HashMap<Box<[u8]>, Weak<Node<L>>>;
 
@@ -179,7 +188,7 @@ pub(crate) struct DirPart<L: UpperLayer> {
     /// The nodes of names that the kernel has looked up.
     pub children: Mutex<Children<L>>,
     /// The listing, as long as nothing has changed.
-    pub listing: Mutex<Option<Arc<Listing>>>,
+    pub listing: Mutex<Remembered>,
     /// The default ACL of the directory, once it has been read.
     pub default_acl: Mutex<Option<Option<Arc<[u8]>>>>,
     /// The upper directory is known to be marked impure.
@@ -210,7 +219,7 @@ impl<L: UpperLayer> Node<L> {
             Box::new(DirPart {
                 ns: RwLock::new(()),
                 children: Mutex::new(HashMap::new()),
-                listing: Mutex::new(None),
+                listing: Mutex::new(Remembered::default()),
                 default_acl: Mutex::new(None),
                 impure: AtomicBool::new(false),
             })
@@ -252,7 +261,9 @@ impl<L: UpperLayer> Node<L> {
     /// Forgets the remembered listing: an entry was added or removed, or moved to upper.
     pub fn forget_listing(&self) {
         if let Some(dir) = &self.dir {
-            *dir.listing.lock() = None;
+            let mut listing = dir.listing.lock();
+            listing.changes += 1;
+            listing.current = None;
         }
     }
 }

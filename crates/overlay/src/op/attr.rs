@@ -32,7 +32,7 @@ impl<L: UpperLayer> Overlay<L> {
         node: NodeId,
         handle: Option<HandleId>,
         set: &SetAttr,
-        caller: &Caller,
+        _caller: &Caller,
     ) -> Result<Attr> {
         let node = self.node(node)?;
         let upper = self.upper()?;
@@ -40,13 +40,10 @@ impl<L: UpperLayer> Overlay<L> {
         if set.size.is_some() && node.kind != Kind::File {
             return Err(if node.kind == Kind::Dir { OpError::IsDir } else { OpError::Invalid });
         }
-        // chown(2) takes set-id bits away even if it changes nothing, and comes as a change of nothing. So does the
-        // end of taking file capabilities away, which a write by root does and which leaves set-id bits alone.
+        // What takes set-id bits away comes as a change of nothing: a write by an unprivileged user, and chown(2) that
+        // changes no id. So does the end of taking file capabilities away, which leaves set-id bits alone.
         let lost_capabilities = node.lost_capabilities.swap(false, Ordering::AcqRel);
         let nothing = *set == SetAttr::default() && !lost_capabilities;
-        if nothing {
-            self.may_kill_set_ids(&node, caller)?;
-        }
         let empties = set.size == Some(0) && !node.in_upper() && self.stat(&node)?.size > 0;
         self.copy_up(&node, if empties { Data::Nothing } else { Data::Whole })?;
         if let Some(size) = set.size {
@@ -81,14 +78,6 @@ impl<L: UpperLayer> Overlay<L> {
         let stat = self.stat_state(&state)?;
         drop(state);
         Ok(self.attr_of(&node, &stat))
-    }
-
-    /// A change of nothing is not checked by the kernel. Like any change of the mode, taking set-id bits away is for
-    /// the owner and for root.
-    fn may_kill_set_ids(&self, node: &Node<L>, caller: &Caller) -> Result<()> {
-        let stat = self.stat(node)?;
-        let loses = node.kind != Kind::Dir && stat.mode & (SET_UID | SET_GID) != 0;
-        if loses && caller.uid != 0 && caller.uid != stat.uid { Err(OpError::NotPermitted) } else { Ok(()) }
     }
 
     /// Truncates through the open file if there is one: it may be allowed where the mode says no.

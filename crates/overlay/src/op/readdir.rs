@@ -4,7 +4,7 @@ use crate::error::{OpError, Result};
 use crate::handle::{Handle, OpenDir};
 use crate::listing::{ListEntry, Listing};
 use crate::node::Node;
-use crate::{DirItem, Entry, HandleId, Overlay, Room};
+use crate::{Attr, DirItem, Entry, HandleId, Overlay, Room};
 use acetate_layer::mark::Mark;
 use acetate_layer::{Kind, UpperLayer};
 use std::sync::Arc;
@@ -98,10 +98,7 @@ impl<L: UpperLayer> Overlay<L> {
             }
         }
         let _names = dir.as_dir()?.ns.read();
-        // What the current listing says is where the name is; an old one may have been overtaken by a copy-up.
-        let current = dir.as_dir()?.listing.lock().as_ref().is_some_and(|now| Arc::ptr_eq(now, listing));
-        let skip = if current && entry.kind != Kind::Dir { entry.lower } else { None };
-        match self.child_with_attr(dir, &entry.name, skip) {
+        match self.listed_child(dir, listing, entry) {
             Ok(Some((node, attr))) => {
                 item.ino = attr.ino;
                 if plus == Plus::No {
@@ -121,6 +118,27 @@ impl<L: UpperLayer> Overlay<L> {
             Ok(None) => Ok(sink(item, None)),
             Err(_) => Ok(sink(item, None)),
         }
+    }
+
+    /// Looks a listed entry up. What the current listing says is where the name is, so only that layer is searched; an
+    /// old one may have been overtaken by a copy-up.
+    fn listed_child(
+        &self,
+        dir: &Arc<Node<L>>,
+        listing: &Arc<Listing>,
+        entry: &ListEntry,
+    ) -> Result<Option<(Arc<Node<L>>, Attr)>> {
+        let part = dir.as_dir()?;
+        let is_current = || part.listing.lock().current.as_ref().is_some_and(|now| Arc::ptr_eq(now, listing));
+        if entry.kind != Kind::Dir && entry.lower.is_some() && is_current() {
+            let found = self.child_with_attr(dir, &entry.name, entry.lower)?;
+            if is_current() {
+                return Ok(found);
+            }
+            // Copied up meanwhile: what was found may be the old object.
+            dir.remove_child(&entry.name);
+        }
+        self.child_with_attr(dir, &entry.name, None)
     }
 
     /// The listing that a reader at `offset` works on.

@@ -106,6 +106,9 @@ fn same_but_accepted(left: &Fields, right: &Fields, seen: Seen) -> bool {
             let special = value(left, "type").is_some_and(|word| word != "file" && word != "dir");
             seen == Seen::Through && special && value(left, "ino").is_some_and(|ino| ino.starts_with('l'))
         }
+        // For the same reason the kernel finds no foreign number in the directory and takes its mark away, which only
+        // saves it from looking again.
+        "x:user.overlay.impure" => seen == Seen::OnDisk && value(left, key).is_some(),
         // The kernel lists the real number of an upper directory that merges, until its parent is marked impure.
         "d_ino" => value(left, key).as_deref() == Some("is-ino"),
         _ => false,

@@ -228,6 +228,8 @@ fn change(root: &Path, slots: &Slots, op: &Op) -> Called {
         Op::Chmod { target: Target::Slot(slot), mode } => {
             rustix::fs::fchmod(held(slots, *slot)?, Mode::from_raw_mode(*mode))
         }
+        // Comes to a FUSE server as the same request as a write that takes set-id bits away, so it cannot be refused.
+        Op::Chown { uid: None, gid: None, .. } if !rustix::process::geteuid().is_root() => Err(Errno::PERM),
         Op::Chown { target: Target::Path(path), uid, gid } => {
             let (uid, gid) = owner(uid, gid);
             rustix::fs::chownat(CWD, full(root, path), uid, gid, AtFlags::SYMLINK_NOFOLLOW)
