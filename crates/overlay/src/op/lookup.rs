@@ -51,12 +51,13 @@ impl<L: UpperLayer> Overlay<L> {
         }
     }
 
-    /// The node of a name and its attributes. The caller holds the directory's `ns` lock.
+    /// The node of a name and its attributes. The caller holds the directory's `ns` lock. `hint` is the lower layer that
+    /// has the name topmost, and whether that is still so: the layers above are then not searched.
     pub(crate) fn child_with_attr(
         &self,
         dir: &Arc<Node<L>>,
         name: &[u8],
-        skip: Option<usize>,
+        hint: Option<(usize, &dyn Fn() -> bool)>,
     ) -> Result<Option<(Arc<Node<L>>, Attr)>> {
         if let Some(node) = dir.child(name) {
             let attr = self.attr(&node)?;
@@ -64,7 +65,14 @@ impl<L: UpperLayer> Overlay<L> {
         }
         let found = {
             let state = dir.state.read();
-            self.resolve(&state, name, skip)?
+            match hint {
+                Some((layer, holds)) => {
+                    let found = self.resolve(&state, name, Some(layer))?;
+                    // Copied up meanwhile: what was found may be the old object.
+                    if holds() { found } else { self.resolve(&state, name, None)? }
+                }
+                None => self.resolve(&state, name, None)?,
+            }
         };
         let Some(found) = found else {
             return Ok(None);

@@ -130,15 +130,8 @@ impl<L: UpperLayer> Overlay<L> {
     ) -> Result<Option<(Arc<Node<L>>, Attr)>> {
         let part = dir.as_dir()?;
         let is_current = || part.listing.lock().current.as_ref().is_some_and(|now| Arc::ptr_eq(now, listing));
-        if entry.kind != Kind::Dir && entry.lower.is_some() && is_current() {
-            let found = self.child_with_attr(dir, &entry.name, entry.lower)?;
-            if is_current() {
-                return Ok(found);
-            }
-            // Copied up meanwhile: what was found may be the old object.
-            dir.remove_child(&entry.name);
-        }
-        self.child_with_attr(dir, &entry.name, None)
+        let hint = entry.lower.filter(|_| entry.kind != Kind::Dir && is_current());
+        self.child_with_attr(dir, &entry.name, hint.map(|layer| (layer, &is_current as &dyn Fn() -> bool)))
     }
 
     /// The listing that a reader at `offset` works on.
