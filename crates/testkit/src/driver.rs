@@ -26,6 +26,8 @@ const COMMAND_LIMIT: Duration = Duration::from_secs(60);
 
 /// How long a mount may stay in the mount table after it was unmounted.
 const GONE_LIMIT: Duration = Duration::from_secs(10);
+/// How long an unmount may find the mount in use.
+const BUSY_LIMIT: Duration = Duration::from_secs(3);
 
 /// The longest option text that mount(2) takes: one page less the final zero.
 const MOUNT_DATA_BYTES: usize = 4095;
@@ -280,16 +282,13 @@ impl Mounted {
     }
 
     fn close(&mut self) -> anyhow::Result<()> {
-        match &self.driver {
-            Driver::Kernel => unmount(&self.target, UnmountFlags::NOFOLLOW)
-                .with_context(|| format!("cannot unmount {}", self.target.display()))?,
-            Driver::Acetate { bin } => {
-                let (status, stderr) = run(bin, &[OsStr::new("umount"), self.target.as_os_str()])
-                    .with_context(|| format!("cannot run {}", bin.display()))?;
-                if !status.success() {
-                    bail!("acetate umount {}: {status}: {}", self.target.display(), stderr.trim_end());
-                }
+        // A process that another test is just starting holds this one's descriptors until it becomes its program.
+        let patience = Instant::now() + BUSY_LIMIT;
+        while let Err(refusal) = self.try_unmount()? {
+            if Instant::now() > patience {
+                bail!("cannot unmount {}: {refusal}", self.target.display());
             }
+            std::thread::sleep(Duration::from_millis(10));
         }
         self.live = false;
         let deadline = Instant::now() + GONE_LIMIT;
@@ -300,6 +299,29 @@ impl Mounted {
             std::thread::sleep(Duration::from_millis(2));
         }
         Ok(())
+    }
+}
+
+impl Mounted {
+    /// Unmounts; the inner error says that the mount is in use.
+    fn try_unmount(&self) -> anyhow::Result<Result<(), String>> {
+        match &self.driver {
+            Driver::Kernel => match unmount(&self.target, UnmountFlags::NOFOLLOW) {
+                Err(Errno::BUSY) => Ok(Err(Errno::BUSY.to_string())),
+                other => other.map(Ok).with_context(|| format!("cannot unmount {}", self.target.display())),
+            },
+            Driver::Acetate { bin } => {
+                let (status, stderr) = run(bin, &[OsStr::new("umount"), self.target.as_os_str()])
+                    .with_context(|| format!("cannot run {}", bin.display()))?;
+                if status.success() {
+                    return Ok(Ok(()));
+                }
+                if stderr.contains("busy") {
+                    return Ok(Err(stderr));
+                }
+                bail!("acetate umount {}: {status}: {}", self.target.display(), stderr.trim_end());
+            }
+        }
     }
 }
 
