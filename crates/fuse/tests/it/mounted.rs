@@ -1,6 +1,8 @@
 //! Real mounts over directories.
 
-use acetate_fuse::{Connection, Ended, Feature, InForce, MountSpec, ServeError, Tuning, Unmount, unmount};
+use acetate_fuse::{
+    Connection, Ended, Feature, InForce, MountSpec, ServeError, Tuning, Unmount, UnmountError, unmount,
+};
 use acetate_layer::dir::DirLayer;
 use acetate_layer::work;
 use acetate_overlay::{Config, Overlay, Stack};
@@ -62,8 +64,18 @@ pub fn mounted(name: &str, tuning: Tuning, fill: impl FnOnce(&Path)) -> Option<M
 impl Mounted {
     /// Unmounts and returns how serving ended.
     pub fn end(mut self) -> Ended {
-        unmount(&self.merged, Unmount::WhenIdle).unwrap();
-        self.join()
+        // A process that another test is just starting holds this one's descriptors until it becomes its program.
+        for _ in 0..300 {
+            match unmount(&self.merged, Unmount::WhenIdle) {
+                Err(UnmountError::Refused(errno)) if errno == Errno::BUSY => {}
+                other => {
+                    other.unwrap();
+                    return self.join();
+                }
+            }
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        panic!("{} stays in use", self.merged.display())
     }
 
     fn join(&mut self) -> Ended {
