@@ -35,6 +35,8 @@ pub(crate) struct Listing {
     pub impure: bool,
     /// Several parts are merged, or were once.
     pub merged: bool,
+    /// How many changes the directory had seen before it was read.
+    pub as_of: u64,
 }
 
 /// How whiteouts are treated in the part of a directory that one layer has.
@@ -61,7 +63,7 @@ impl<L: UpperLayer> Overlay<L> {
         };
         let listing = {
             let state = node.state.read();
-            Arc::new(self.read_listing(node, &state)?)
+            Arc::new(self.read_listing(node, &state, changes)?)
         };
         let mut remembered = part.listing.lock();
         if remembered.changes == changes {
@@ -70,7 +72,7 @@ impl<L: UpperLayer> Overlay<L> {
         Ok(listing)
     }
 
-    fn read_listing(&self, node: &Node<L>, state: &State<L>) -> Result<Listing> {
+    fn read_listing(&self, node: &Node<L>, state: &State<L>, as_of: u64) -> Result<Listing> {
         let merged = self.lists_merged(node, state)?;
         let impure = self.is_impure(node, state)?;
         let mut parts: Vec<Vec<ListEntry>> = Vec::with_capacity(state.parts());
@@ -97,7 +99,7 @@ impl<L: UpperLayer> Overlay<L> {
             };
             parts.push(self.read_part(&self.lowers[lower.layer], dir, Some(lower.layer), whiteouts)?);
         }
-        Ok(Listing { entries: merge(parts), impure, merged })
+        Ok(Listing { entries: merge(parts), impure, merged, as_of })
     }
 
     /// Reads the part of a directory that one layer has.

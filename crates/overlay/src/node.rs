@@ -172,7 +172,7 @@ impl<L: UpperLayer> State<L> {
 /// The listing of a directory, as long as nothing has changed.
 #[derive(Default)]
 pub(crate) struct Remembered {
-    /// Counts the changes, so that a listing that was read meanwhile is not remembered.
+    /// Counts changes of names and copy-ups of entries, so that what was read meanwhile is not taken for current.
     pub changes: u64,
     /// The listing.
     pub current: Option<Arc<Listing>>,

@@ -52,35 +52,34 @@ impl<L: UpperLayer> Overlay<L> {
     }
 
     /// The node of a name and its attributes. The caller holds the directory's `ns` lock. `hint` is the lower layer that
-    /// has the name topmost, and whether that is still so: the layers above are then not searched.
+    /// has the name topmost as of that many changes of the directory: the layers above are then not searched.
     pub(crate) fn child_with_attr(
         &self,
         dir: &Arc<Node<L>>,
         name: &[u8],
-        hint: Option<(usize, &dyn Fn() -> bool)>,
+        hint: Option<(usize, u64)>,
     ) -> Result<Option<(Arc<Node<L>>, Attr)>> {
-        if let Some(node) = dir.child(name) {
-            let attr = self.attr(&node)?;
-            return Ok(Some((node, attr)));
-        }
-        let found = {
-            let state = dir.state.read();
-            match hint {
-                Some((layer, holds)) => {
-                    let found = self.resolve(&state, name, Some(layer))?;
-                    // Copied up meanwhile: what was found may be the old object.
-                    if holds() { found } else { self.resolve(&state, name, None)? }
-                }
-                None => self.resolve(&state, name, None)?,
+        let part = dir.as_dir()?;
+        loop {
+            if let Some(node) = dir.child(name) {
+                let attr = self.attr(&node)?;
+                return Ok(Some((node, attr)));
             }
-        };
-        let Some(found) = found else {
-            return Ok(None);
-        };
-        let stat = found.stat.clone();
-        let node = self.adopt(dir, name, found)?;
-        let attr = self.attr_of(&node, &stat);
-        Ok(Some((node, attr)))
+            let changes = part.listing.lock().changes;
+            let layer = hint.filter(|(_, as_of)| *as_of == changes).map(|(layer, _)| layer);
+            let found = {
+                let state = dir.state.read();
+                self.resolve(&state, name, layer)?
+            };
+            let Some(found) = found else {
+                return Ok(None);
+            };
+            let stat = found.stat.clone();
+            if let Some(node) = self.adopt(dir, name, found, changes)? {
+                let attr = self.attr_of(&node, &stat);
+                return Ok(Some((node, attr)));
+            }
+        }
     }
 
     /// The node of a name. The caller holds the directory's `ns` lock.
@@ -91,8 +90,15 @@ impl<L: UpperLayer> Overlay<L> {
         Ok(self.child_with_attr(dir, name, None)?.map(|(node, _)| node))
     }
 
-    /// Makes a node of what a name was found to be, or finds the one that it already is.
-    pub(crate) fn adopt(&self, dir: &Arc<Node<L>>, name: &[u8], found: Found<L>) -> Result<Arc<Node<L>>> {
+    /// Makes a node of what a name was found to be, or finds the one that it already is. `None` if entries of the
+    /// directory have been copied up since it had seen that many changes: what was found may be the old object.
+    fn adopt(
+        &self,
+        dir: &Arc<Node<L>>,
+        name: &[u8],
+        found: Found<L>,
+        changes: u64,
+    ) -> Result<Option<Arc<Node<L>>>> {
         let linked = found.upper.is_some() && found.stat.kind != Kind::Dir && found.stat.nlink > 1;
         if linked && let Some(node) = self.nodes.linked(found.stat.ino) {
             let mut state = node.state.write();
@@ -101,7 +107,7 @@ impl<L: UpperLayer> Overlay<L> {
             }
             drop(state);
             dir.set_child(name, &node);
-            return Ok(node);
+            return Ok(Some(node));
         }
         let mut state = State::new(found.ino);
         state.places.push(Place { parent: dir.clone(), name: name.into() });
@@ -117,15 +123,20 @@ impl<L: UpperLayer> Overlay<L> {
             // Two names of one file were looked up at once.
             other.state.write().places.push(Place { parent: dir.clone(), name: name.into() });
             dir.set_child(name, &other);
-            return Ok(other);
+            return Ok(Some(other));
         }
         // Two lookups of one name may race: the first one to get here wins.
-        let children = &mut *dir.as_dir()?.children.lock();
+        let part = dir.as_dir()?;
+        let children = &mut *part.children.lock();
         if let Some(other) = children.get(name).and_then(std::sync::Weak::upgrade) {
-            return Ok(other);
+            return Ok(Some(other));
+        }
+        // Whoever was copied up since, and is forgotten by now, has counted a change before.
+        if part.listing.lock().changes != changes {
+            return Ok(None);
         }
         children.insert(name.into(), Arc::downgrade(&node));
-        Ok(node)
+        Ok(Some(node))
     }
 
     /// The current attributes of a node.

@@ -80,7 +80,7 @@ impl<L: UpperLayer> Overlay<L> {
     fn emit(
         &self,
         dir: &Arc<Node<L>>,
-        listing: &Arc<Listing>,
+        listing: &Listing,
         entry: &ListEntry,
         next: u64,
         sink: &mut dyn FnMut(DirItem<'_>, Option<&Entry>) -> Room,
@@ -125,13 +125,11 @@ impl<L: UpperLayer> Overlay<L> {
     fn listed_child(
         &self,
         dir: &Arc<Node<L>>,
-        listing: &Arc<Listing>,
+        listing: &Listing,
         entry: &ListEntry,
     ) -> Result<Option<(Arc<Node<L>>, Attr)>> {
-        let part = dir.as_dir()?;
-        let is_current = || part.listing.lock().current.as_ref().is_some_and(|now| Arc::ptr_eq(now, listing));
-        let hint = entry.lower.filter(|_| entry.kind != Kind::Dir && is_current());
-        self.child_with_attr(dir, &entry.name, hint.map(|layer| (layer, &is_current as &dyn Fn() -> bool)))
+        let layer = entry.lower.filter(|_| entry.kind != Kind::Dir);
+        self.child_with_attr(dir, &entry.name, layer.map(|layer| (layer, listing.as_of)))
     }
 
     /// The listing that a reader at `offset` works on.
@@ -144,7 +142,7 @@ impl<L: UpperLayer> Overlay<L> {
         }
         if open.node.id != crate::NodeId::ROOT && open.node.state.read().places.is_empty() {
             // A removed directory shows nothing.
-            let empty = Arc::new(Listing { entries: Vec::new(), impure: false, merged: false });
+            let empty = Arc::new(Listing { entries: Vec::new(), impure: false, merged: false, as_of: 0 });
             *kept = Some(empty.clone());
             return Ok(empty);
         }
