@@ -29,6 +29,9 @@ pub enum OpError {
     /// The operation is never allowed on this object (append-only, immutable, whiteout device).
     #[error("not permitted")]
     NotPermitted,
+    /// The program is running.
+    #[error("the file is being executed")]
+    Executed,
     /// A directory that has lower parts cannot be renamed without redirects (overlayfs.rst, "redirect_dir").
     #[error("a merged directory cannot be renamed")]
     CrossesLayers,
@@ -74,6 +77,7 @@ impl OpError {
             Self::NotEmpty => Errno::NOTEMPTY,
             Self::ReadOnly => Errno::ROFS,
             Self::NotPermitted => Errno::PERM,
+            Self::Executed => Errno::TXTBSY,
             Self::CrossesLayers => Errno::XDEV,
             Self::Invalid => Errno::INVAL,
             Self::NameTooLong => Errno::NAMETOOLONG,

@@ -7,6 +7,7 @@ use crate::{HandleId, OpenFlags, Overlay};
 use acetate_layer::{Access, Kind, UpperLayer};
 use parking_lot::{Mutex, RwLock};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 /// An open file or directory.
 pub(crate) enum Handle<L: UpperLayer> {
@@ -24,6 +25,8 @@ pub(crate) struct OpenFile<L: UpperLayer> {
     pub access: Access,
     /// Reads leave the access time alone.
     keep_atime: bool,
+    /// Counted among the executions of the node.
+    execute: bool,
     real: RwLock<RealFile<L>>,
 }
 
@@ -51,7 +54,24 @@ pub(crate) struct OpenDir<L: UpperLayer> {
 
 impl<L: UpperLayer> OpenFile<L> {
     pub fn new(node: Arc<Node<L>>, flags: OpenFlags, real: RealFile<L>) -> OpenFile<L> {
-        OpenFile { node, access: flags.access, keep_atime: flags.keep_atime, real: RwLock::new(real) }
+        if flags.execute {
+            node.executions.fetch_add(1, Ordering::AcqRel);
+        }
+        OpenFile {
+            node,
+            access: flags.access,
+            keep_atime: flags.keep_atime,
+            execute: flags.execute,
+            real: RwLock::new(real),
+        }
+    }
+}
+
+impl<L: UpperLayer> Drop for OpenFile<L> {
+    fn drop(&mut self) {
+        if self.execute {
+            self.node.executions.fetch_sub(1, Ordering::AcqRel);
+        }
     }
 }
 

@@ -15,7 +15,7 @@ use acetate_layer::mark::ProtAttr;
 use acetate_layer::{At, Kind, UpperLayer};
 use parking_lot::{Mutex, RwLock};
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
 
 /// Where an object of a layer is.
@@ -209,6 +209,8 @@ pub(crate) struct Node<L: UpperLayer> {
     pub in_upper: AtomicBool,
     /// File capabilities were removed, and the change of nothing by which the kernel ends this is still to come.
     pub lost_capabilities: AtomicBool,
+    /// Handles by which the file is executed.
+    pub executions: AtomicU32,
     dir: Option<Box<DirPart<L>>>,
 }
 
@@ -226,7 +228,16 @@ impl<L: UpperLayer> Node<L> {
         });
         let in_upper = AtomicBool::new(state.upper.is_some());
         let lost_capabilities = AtomicBool::new(false);
-        Node { id, kind, state: RwLock::new(state), copy: Mutex::new(()), in_upper, lost_capabilities, dir }
+        Node {
+            id,
+            kind,
+            state: RwLock::new(state),
+            copy: Mutex::new(()),
+            in_upper,
+            lost_capabilities,
+            executions: AtomicU32::new(0),
+            dir,
+        }
     }
 
     /// What only directories have; an error for anything else.

@@ -115,6 +115,8 @@ pub struct OpenFlags {
     pub kill_set_ids: bool,
     /// `O_NOATIME`: reads leave the access time alone. The kernel has checked that the caller may say so.
     pub keep_atime: bool,
+    /// The file is opened to be executed (`__FMODE_EXEC` of the kernel's execve).
+    pub execute: bool,
 }
 
 impl OpenFlags {
@@ -125,6 +127,7 @@ impl OpenFlags {
         append: false,
         kill_set_ids: false,
         keep_atime: false,
+        execute: false,
     };
     /// Plain reading and writing.
     pub const READ_WRITE: OpenFlags = OpenFlags { access: Access::ReadWrite, ..OpenFlags::READ };

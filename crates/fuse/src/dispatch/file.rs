@@ -1,6 +1,6 @@
 //! Open files and their content.
 
-use super::{Call, Failure, O_ACCMODE, O_APPEND, O_NOATIME, O_TRUNC};
+use super::{Call, FMODE_EXEC, Failure, O_ACCMODE, O_APPEND, O_NOATIME, O_TRUNC};
 use crate::wire::flags::{FOPEN_KEEP_CACHE, FOPEN_NOFLUSH, OPEN_KILL_SUIDGID, WRITE_KILL_SUIDGID};
 use crate::wire::input::{CopyIn, CreateIn, Request};
 use crate::wire::output::Reply;
@@ -96,6 +96,7 @@ fn how(flags: u32, open_flags: u32) -> OpenFlags {
         append: flags & O_APPEND != 0,
         kill_set_ids: open_flags & OPEN_KILL_SUIDGID != 0,
         keep_atime: flags & O_NOATIME != 0,
+        execute: flags & FMODE_EXEC != 0,
     }
 }
 
@@ -114,7 +115,9 @@ mod tests {
             append: true,
             kill_set_ids: true,
             keep_atime: false,
+            execute: false,
         };
+        assert!(how(FMODE_EXEC, 0).execute);
         assert_eq!(how(1 | O_TRUNC | O_APPEND, 1), expected);
     }
 }

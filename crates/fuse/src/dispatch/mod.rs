@@ -25,6 +25,9 @@ const O_APPEND: u32 = rustix::fs::OFlags::APPEND.bits();
 /// `O_NOATIME`
 const O_NOATIME: u32 = rustix::fs::OFlags::NOATIME.bits();
 
+/// What execve(2) opens a program with (`__FMODE_EXEC`, include/linux/fs.h; the bit is free in open(2) flags).
+const FMODE_EXEC: u32 = 0x20;
+
 /// Why a request gets no result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Failure {

@@ -194,6 +194,36 @@ fn descriptors() {
     assert_eq!(mount.end(), Ended::Unmounted);
 }
 
+/// The kernel truncates by a read-only open before it looks who executes the file.
+#[test]
+fn a_running_program_is_not_truncated() {
+    let Some(mount) = mounted("running", Tuning::default(), |lower| {
+        fs::copy("/bin/sleep", lower.join("below")).unwrap();
+    }) else {
+        return;
+    };
+    fs::copy("/bin/sleep", mount.merged.join("above")).unwrap();
+    for name in ["above", "below"] {
+        let program = mount.merged.join(name);
+        let size = fs::metadata(&program).unwrap().len();
+        let mut child = Command::new(&program).arg("60").spawn().unwrap();
+        let opened = rustix::fs::open(&program, OFlags::RDONLY | OFlags::TRUNC, Mode::empty());
+        assert_eq!(opened.err(), Some(Errno::TXTBSY), "{name}");
+        assert_eq!(fs::metadata(&program).unwrap().len(), size, "{name}");
+        assert_eq!(child.try_wait().unwrap(), None, "{name}");
+        child.kill().unwrap();
+        child.wait().unwrap();
+        // The last process to go tells the server a little later.
+        let emptied = (0..300).find_map(|_| {
+            std::thread::sleep(std::time::Duration::from_millis(10));
+            rustix::fs::open(&program, OFlags::RDONLY | OFlags::TRUNC, Mode::empty()).ok()
+        });
+        assert!(emptied.is_some(), "{name}");
+        assert_eq!(fs::metadata(&program).unwrap().len(), 0, "{name}");
+    }
+    assert_eq!(mount.end(), Ended::Unmounted);
+}
+
 #[test]
 fn attributes() {
     let Some(mount) = mounted("attributes", Tuning::default(), fill) else { return };

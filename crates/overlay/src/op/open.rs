@@ -9,13 +9,14 @@ use crate::{HandleId, NodeId, OpenFlags, Overlay};
 use acetate_layer::{Access, At, Kind, UpperLayer};
 use parking_lot::Mutex;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 impl<L: UpperLayer> Overlay<L> {
     /// Opens a regular file. Opening for writing or truncating copies it up.
     ///
     /// # Errors
     /// [`OpError::Invalid`] for anything but a regular file; [`OpError::NotPermitted`] for append-only and immutable
-    /// files; those of a copy-up.
+    /// files; [`OpError::Executed`] for truncating a running program; those of a copy-up.
     pub fn open(&self, node: NodeId, flags: OpenFlags) -> Result<HandleId> {
         let node = self.node(node)?;
         let handle = self.open_node(&node, flags)?;
@@ -31,6 +32,11 @@ impl<L: UpperLayer> Overlay<L> {
             let real = self.open_real(node, flags.access)?;
             self.honour_atime(&real, flags.keep_atime);
             return Ok(OpenFile::new(node.clone(), flags, real));
+        }
+        // The kernel keeps a program from being opened for writing while it runs, but asks a FUSE server to truncate by
+        // a read-only open before it checks that.
+        if !writes && node.executions.load(Ordering::Acquire) != 0 {
+            return Err(OpError::Executed);
         }
         let append = flags.append && !flags.truncate;
         protect::check(node, if append { Change::Append } else { Change::Content })?;
