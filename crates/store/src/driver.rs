@@ -1,0 +1,1 @@
+//! How a stack of layers becomes a tree that can be used.
