@@ -7,9 +7,11 @@ pub mod archive;
 mod compression;
 mod digest;
 mod error;
+pub mod export;
 mod pack;
 pub mod registry;
 mod rejoin;
+pub mod source;
 pub mod split;
 mod unpack;
 
