@@ -1,0 +1,154 @@
+//! Why the store cannot do something.
+
+use crate::driver::DriverName;
+use acetate_image::Digest;
+use std::io;
+use std::path::PathBuf;
+
+/// Why the store cannot do something.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A step on a path failed.
+    #[error("{step}: {path}: {source}", path = path.display())]
+    Path {
+        /// What was being done.
+        step: &'static str,
+        /// With which path.
+        path: PathBuf,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// The directory is no store, or one of another version.
+    #[error("{path}: {reason}", path = path.display())]
+    NoStore {
+        /// The directory.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A record cannot be understood.
+    #[error("the record {path} is damaged: {reason}", path = path.display())]
+    Record {
+        /// Which one.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Somebody else is working on the store.
+    #[error("the store {path} is in use", path = path.display())]
+    Busy {
+        /// The store.
+        path: PathBuf,
+    },
+    /// No image of that name or id.
+    #[error("no image {0:?}")]
+    NoImage(String),
+    /// Several images' ids begin so.
+    #[error("{prefix:?} means several images: {found}")]
+    Ambiguous {
+        /// What was asked for.
+        prefix: String,
+        /// Their ids.
+        found: String,
+    },
+    /// A name that cannot be given.
+    #[error("{name:?} is no name for {what}: {reason}")]
+    BadName {
+        /// The name.
+        name: String,
+        /// What was to be named.
+        what: &'static str,
+        /// Why not.
+        reason: &'static str,
+    },
+    /// The image is what a workspace stands on.
+    #[error("image {image} is in use by {users}")]
+    InUse {
+        /// The image.
+        image: String,
+        /// By whom.
+        users: String,
+    },
+    /// A layer that should be there is not.
+    #[error("layer {0} is missing")]
+    NoLayer(Digest),
+    /// The layers of an image do not fit its configuration.
+    #[error("the image has {layers} layers, its configuration names {diff_ids}")]
+    LayerCount {
+        /// Layers that came.
+        layers: usize,
+        /// Layers that should.
+        diff_ids: usize,
+    },
+    /// No workspace of that name.
+    #[error("no workspace {0:?}")]
+    NoWorkspace(String),
+    /// The name is taken.
+    #[error("there is a workspace {0:?}")]
+    WorkspaceExists(String),
+    /// The workspace is mounted, or a command runs in it.
+    #[error("workspace {name:?} is in use: {reason}")]
+    WorkspaceBusy {
+        /// Its name.
+        name: String,
+        /// Who uses it.
+        reason: String,
+    },
+    /// Something cannot be done with a driver.
+    #[error("driver {driver}: {reason}")]
+    Driver {
+        /// Which one.
+        driver: DriverName,
+        /// Why not.
+        reason: String,
+    },
+    /// What concerns images themselves.
+    #[error(transparent)]
+    Image(#[from] acetate_image::Error),
+    /// What concerns registries.
+    #[error(transparent)]
+    Registry(#[from] acetate_image::registry::Error),
+    /// What concerns changes of an upper directory.
+    #[error(transparent)]
+    Changes(#[from] crate::changes::Error),
+    /// What concerns drivers.
+    #[error(transparent)]
+    Drivers(#[from] crate::driver::Error),
+}
+
+impl Error {
+    /// What can be done about it, where there is something.
+    pub fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Error::Busy { .. } => "wait until the other command is done, and run it again",
+            Error::NoImage(_) => "`acetate image list` shows what there is, `acetate image pull` gets more",
+            Error::Ambiguous { .. } => "write more of the id",
+            Error::NoWorkspace(_) => "`acetate workspace list` shows what there is",
+            Error::WorkspaceExists(_) => "choose another name, or remove it: `acetate workspace remove NAME`",
+            Error::WorkspaceBusy { .. } => "end what runs in it, and unmount it: `acetate workspace umount NAME`",
+            Error::InUse { .. } => "remove the workspaces first, or only its name: `acetate image remove --untag`",
+            Error::NoLayer(_) => "import or pull the image again; `acetate check --store` shows what else is missing",
+            Error::Record { .. } => "`acetate check --store --repair` moves damaged records out of the way",
+            Error::Path { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
+                "`acetate image gc` frees what nothing uses; `acetate image df` shows what does"
+            }
+            Error::Registry(error) => return error.hint(),
+            _ => return None,
+        };
+        Some(hint.to_owned())
+    }
+}
+
+/// What the store's operations return.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Adds a path and the step to an error of the system.
+pub(crate) trait Step<T> {
+    fn step(self, step: &'static str, path: impl Into<PathBuf>) -> Result<T>;
+}
+
+impl<T, E: Into<io::Error>> Step<T> for std::result::Result<T, E> {
+    fn step(self, step: &'static str, path: impl Into<PathBuf>) -> Result<T> {
+        self.map_err(|error| Error::Path { step, path: path.into(), source: error.into() })
+    }
+}
