@@ -22,6 +22,7 @@ enum Command {
     Mount(cmd::mount::MountArgs),
     Umount(cmd::umount::UmountArgs),
     Mounts(cmd::mounts::MountsArgs),
+    Driver(cmd::driver::DriverArgs),
     Tour(cmd::tour::TourArgs),
 }
 
@@ -53,6 +54,7 @@ fn run(arguments: Vec<OsString>) -> Result<Exit, error::Failure> {
         Command::Mount(args) => cmd::mount::run(&args),
         Command::Umount(args) => cmd::umount::run(&args),
         Command::Mounts(args) => cmd::mounts::run(&args),
+        Command::Driver(args) => cmd::driver::run(&args),
         Command::Tour(args) => cmd::tour::run(&args),
     }
 }

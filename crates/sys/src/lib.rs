@@ -3,7 +3,9 @@
 //! This is the only crate that may use `unsafe`. Most calls are re-exported from or built on `rustix`; what it does
 //! not wrap is wrapped here, one call a function. Nothing here knows of layers.
 
+pub mod btrfs;
 pub mod creds;
+pub mod fscontext;
 pub mod handle;
 pub mod ident;
 pub mod mount;

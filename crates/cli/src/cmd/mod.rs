@@ -1,5 +1,6 @@
 //! The subcommands, one a file.
 
+pub(crate) mod driver;
 pub(crate) mod mount;
 pub(crate) mod mounts;
 pub(crate) mod personality;

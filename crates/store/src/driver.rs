@@ -1,1 +1,0 @@
-//! How a stack of layers becomes a tree that can be used.
