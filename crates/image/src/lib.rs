@@ -18,6 +18,6 @@ mod unpack;
 pub use compression::{Compression, Encoder, decoder};
 pub use digest::{Digest, Hashing, NoDigest};
 pub use error::{Error, Result};
-pub use pack::{Packed, pack};
+pub use pack::{Packed, Selection, pack, pack_some};
 pub use rejoin::rejoin;
 pub use unpack::{Options, Owners, Replaced, Totals, unpack};

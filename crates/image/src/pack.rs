@@ -10,7 +10,7 @@ use acetate_layer::mark::{
     Dialect, Mark, Opaque, is_device_whiteout, may_be_xattr_whiteout, opaque, to_user,
 };
 use acetate_layer::{Access, At, Errno, Kind, Layer, Stat};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io::{self, Read, Write};
 
 /// What was packed.
@@ -31,9 +31,62 @@ pub struct Packed {
 /// [`Error::Unpackable`] for what only makes sense together with lower layers (redirects, metacopy); those of reading
 /// and writing.
 pub fn pack<L: Layer, W: Write>(layer: &L, dialect: Dialect, output: W) -> Result<(Packed, W)> {
+    pack_all_or_some(layer, dialect, output, None)
+}
+
+/// What of a plain tree goes into a layer: the difference from another tree.
+#[derive(Clone, Debug, Default)]
+pub struct Selection {
+    /// Paths of objects to be packed. The directories above them are packed as well.
+    pub objects: BTreeSet<Vec<u8>>,
+    /// Paths that the layer hides.
+    pub hidden: BTreeSet<Vec<u8>>,
+    /// Directories in place of something else: they hide all that is below them.
+    pub opaque: BTreeSet<Vec<u8>>,
+}
+
+impl Selection {
+    /// Adds the directories above what is packed or hidden.
+    fn with_parents(mut self) -> Selection {
+        let mut parents = BTreeSet::new();
+        for path in self.objects.iter().chain(&self.hidden) {
+            let slashes = path.iter().enumerate().filter(|(_, byte)| **byte == b'/');
+            parents.extend(slashes.map(|(at, _)| path[..at].to_vec()));
+        }
+        self.objects.extend(parents);
+        self
+    }
+
+    /// The names that are hidden in a directory, whose path ends with a slash unless it is the root.
+    fn hidden_in<'a>(&'a self, dir: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
+        let below = self.hidden.range(dir.to_vec()..).take_while(move |path| path.starts_with(dir));
+        below.map(move |path| &path[dir.len()..]).filter(|name| !name.contains(&b'/'))
+    }
+}
+
+/// Writes a layer that turns another tree into this one.
+///
+/// # Errors
+/// As [`pack`].
+pub fn pack_some<L: Layer, W: Write>(
+    tree: &L,
+    dialect: Dialect,
+    selection: Selection,
+    output: W,
+) -> Result<(Packed, W)> {
+    pack_all_or_some(tree, dialect, output, Some(selection.with_parents()))
+}
+
+fn pack_all_or_some<L: Layer, W: Write>(
+    layer: &L,
+    dialect: Dialect,
+    output: W,
+    selection: Option<Selection>,
+) -> Result<(Packed, W)> {
     let mut packer = Packer {
         layer,
         dialect,
+        selection,
         output: Writer::new(output),
         linked: HashMap::new(),
         packed: Packed::default(),
@@ -45,6 +98,8 @@ pub fn pack<L: Layer, W: Write>(layer: &L, dialect: Dialect, output: W) -> Resul
 struct Packer<'a, L: Layer, W: Write> {
     layer: &'a L,
     dialect: Dialect,
+    /// Only this, if there is one.
+    selection: Option<Selection>,
     output: Writer<W>,
     /// The first path of objects with several names, by device and inode number.
     linked: HashMap<(u64, u64), Vec<u8>>,
@@ -92,11 +147,22 @@ impl<L: Layer, W: Write> Packer<'_, L, W> {
         self.append(&entry, &mut io::empty())?;
         self.packed.objects += 1;
         let mark = self.layer.get_xattr(at, self.dialect.name(Mark::Opaque)).or_else(unsupported);
-        if opaque(mark.map_err(failed(&path))?.as_deref()) == Opaque::Yes {
+        let is_opaque = match &self.selection {
+            None => opaque(mark.map_err(failed(&path))?.as_deref()) == Opaque::Yes,
+            Some(selection) => path.strip_suffix(b"/").is_some_and(|path| selection.opaque.contains(path)),
+        };
+        if is_opaque {
             self.marker(&path, b".wh..wh..opq", &stat)?;
         }
         let mut names = Vec::new();
         self.layer.list(&dir, &mut |entry| names.push(entry.name.to_vec())).map_err(failed(&path))?;
+        if let Some(selection) = &self.selection {
+            names.retain(|name| selection.objects.contains(&[&path[..], name].concat()));
+            let hidden: Vec<Vec<u8>> = selection.hidden_in(&path).map(<[u8]>::to_vec).collect();
+            for name in hidden {
+                self.marker(&path, &[b".wh.", &name[..]].concat(), &stat)?;
+            }
+        }
         names.sort_by(|a, b| b.cmp(a));
         Ok(Open { dir, path, names })
     }

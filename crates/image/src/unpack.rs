@@ -53,6 +53,8 @@ pub struct Totals {
     pub devices_skipped: u64,
     /// Extended attributes that the filesystem does not take.
     pub xattrs_skipped: u64,
+    /// Directories that the archive has no entries for: made as the unpacking user's, with mode 0755.
+    pub implicit: Vec<Vec<u8>>,
     /// Files that a later entry of the same archive replaced: kept in the work directory, for [`Replaced`].
     pub replaced: Vec<Replaced>,
 }
@@ -70,7 +72,8 @@ pub struct Replaced {
 
 /// Unpacks an archive that is not compressed into an empty layer, and writes its split file.
 ///
-/// What a later entry replaces goes to the layer's work directory. Nothing is synced.
+/// What a later entry replaces goes to the layer's work directory. Nothing is synced. Directories without an entry of
+/// their own should get the attributes of those below, which is for those to do who know the layers below.
 ///
 /// # Errors
 /// [`Error::Malformed`], [`Error::Escapes`], [`Error::Entry`]; those of reading and writing.
@@ -94,6 +97,7 @@ pub fn unpack<L: UpperLayer, W: Write>(
         unpacker.apply(&entry, &mut reader)?;
     }
     unpacker.finish()?;
+    unpacker.totals.implicit = unpacker.places.into_implicit();
     let (_, split) = reader.into_parts();
     Ok((unpacker.totals, split.finish()?))
 }
@@ -260,6 +264,7 @@ impl<'a, L: UpperLayer> Unpacker<'a, L> {
             }
             Err(errno) => return at(entry, "make the directory", Err(errno)),
         }
+        self.places.has_entry(&full);
         let made = at(entry, "open the directory", self.layer.open_dir(dir, name))?;
         self.attributes(entry, At::Dir(&made), true)?;
         self.later(entry, full);

@@ -105,9 +105,6 @@ pub enum Error {
     /// What concerns images themselves.
     #[error(transparent)]
     Image(#[from] acetate_image::Error),
-    /// What concerns registries.
-    #[error(transparent)]
-    Registry(#[from] acetate_image::registry::Error),
     /// What concerns changes of an upper directory.
     #[error(transparent)]
     Changes(#[from] crate::changes::Error),
@@ -125,19 +122,42 @@ impl Error {
             Error::Ambiguous { .. } => "write more of the id",
             Error::NoWorkspace(_) => "`acetate workspace list` shows what there is",
             Error::WorkspaceExists(_) => "choose another name, or remove it: `acetate workspace remove NAME`",
-            Error::WorkspaceBusy { .. } => "end what runs in it, and unmount it: `acetate workspace umount NAME`",
-            Error::InUse { .. } => "remove the workspaces first, or only its name: `acetate image remove --untag`",
-            Error::NoLayer(_) => "import or pull the image again; `acetate check --store` shows what else is missing",
+            Error::WorkspaceBusy { .. } => {
+                "end what runs in it, and unmount it: `acetate workspace umount NAME`"
+            }
+            Error::InUse { .. } => {
+                "remove the workspaces first, or only its name: `acetate image remove --untag`"
+            }
+            Error::NoLayer(_) => {
+                "import or pull the image again; `acetate check --store` shows what else is missing"
+            }
             Error::Record { .. } => "`acetate check --store --repair` moves damaged records out of the way",
             Error::Path { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
                 "`acetate image gc` frees what nothing uses; `acetate image df` shows what does"
             }
-            Error::Registry(error) => return error.hint(),
+            Error::Drivers(error) => error.hint(),
             _ => return None,
         };
         Some(hint.to_owned())
     }
 }
+
+macro_rules! from_drivers {
+    ($($error:ty),*) => {
+        $(impl From<$error> for Error {
+            fn from(error: $error) -> Error {
+                Error::Drivers(error.into())
+            }
+        })*
+    };
+}
+
+from_drivers!(
+    crate::driver::tree::TreeError,
+    crate::driver::btrfs::BtrfsError,
+    crate::driver::ProbeError,
+    crate::driver::kernel::MountError
+);
 
 /// What the store's operations return.
 pub type Result<T> = std::result::Result<T, Error>;

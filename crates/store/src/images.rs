@@ -136,10 +136,11 @@ impl Store {
     /// [`Error::NoImage`], [`Error::Ambiguous`]; [`Error::Path`], [`Error::Record`].
     pub fn image(&self, wanted: &str) -> Result<Image> {
         let names = self.names()?;
-        let id = match candidates(wanted).iter().find_map(|name| names.iter().find(|(known, _)| known == name)) {
-            Some((_, id)) => *id,
-            None => self.by_prefix(wanted)?,
-        };
+        let id =
+            match candidates(wanted).iter().find_map(|name| names.iter().find(|(known, _)| known == name)) {
+                Some((_, id)) => *id,
+                None => self.by_prefix(wanted)?,
+            };
         self.load_image(&id, &names)?.ok_or_else(|| Error::NoImage(wanted.to_owned()))
     }
 
@@ -167,7 +168,10 @@ impl Store {
         let path = dir.join("config.json");
         let config = fs::read(&path).step("read", &path)?;
         if Digest::of(&config) != *id {
-            return Err(Error::Record { path, reason: "its content has another digest than its name".into() });
+            return Err(Error::Record {
+                path,
+                reason: "its content has another digest than its name".into(),
+            });
         }
         let names = names.iter().filter(|(_, image)| image == id).map(|(name, _)| name.clone()).collect();
         let layers = diff_ids(&config)?;

@@ -1,7 +1,7 @@
 //! Images come in: their layers unpacked several at a time, then the record.
 
-use crate::error::{Error, Result};
-use crate::layers::Expected;
+use crate::error::{Error, Result, Step};
+use crate::layers::{Expected, Layer};
 use crate::root::Store;
 use acetate_image::source::{Description, Input, Part, Platform, default_config, diff_ids};
 use acetate_image::{Digest, pack};
@@ -85,7 +85,8 @@ impl Store {
             .map(|image| {
                 let names = name.map_or_else(|| image.names.clone(), |name| vec![name.to_owned()]);
                 // Names of layouts are often mere tags.
-                let names: Vec<String> = names.into_iter().filter(|name| crate::full_name(name).is_ok()).collect();
+                let names: Vec<String> =
+                    names.into_iter().filter(|name| crate::full_name(name).is_ok()).collect();
                 self.add(&image, source, &names, &fetch, progress)
             })
             .collect()
@@ -95,7 +96,14 @@ impl Store {
     ///
     /// # Errors
     /// As [`Store::import`].
-    pub fn import_tree(&self, input: &Input, source: &str, name: &str, command: &[String], progress: &dyn Progress) -> Result<Imported> {
+    pub fn import_tree(
+        &self,
+        input: &Input,
+        source: &str,
+        name: &str,
+        command: &[String],
+        progress: &dyn Progress,
+    ) -> Result<Imported> {
         let _lock = self.shared()?;
         let name = crate::full_name(name)?;
         progress.begin(0, source, size_of(input));
@@ -108,25 +116,35 @@ impl Store {
             }
         };
         progress.done(0, None);
-        let config = default_config(&layer.diff_id, &crate::record::now(), &format!("import of {source}"), command)?;
+        let config =
+            default_config(&layer.diff_id, &crate::record::now(), &format!("import of {source}"), command)?;
         let names = [name];
         let id = self.add_image(&config, source, &names)?;
         let skipped = (layer.totals.devices_skipped, layer.totals.xattrs_skipped);
         Ok(Imported { id, names: names.to_vec(), new_layers: 1, skipped })
     }
 
-    /// Makes a layer of a directory: what is packed is unpacked at the same time.
-    fn pack_layer(&self, path: &Path, progress: &dyn Progress) -> Result<crate::Layer> {
-        let tree = DirLayer::open_lower(path)
-            .map_err(|errno| Error::Path { step: "open", path: path.to_owned(), source: errno.into() })?;
-        self.layer_of(&tree, self.options().dialect, progress)
+    /// Makes a layer of a directory.
+    fn pack_layer(&self, path: &Path, progress: &dyn Progress) -> Result<Layer> {
+        let tree = DirLayer::open_lower(path).step("open", path)?;
+        self.layer_of_tree(&tree, progress)
     }
 
     /// Makes a layer of a tree in overlay format.
-    pub(crate) fn layer_of(&self, tree: &DirLayer, dialect: acetate_layer::mark::Dialect, progress: &dyn Progress) -> Result<crate::Layer> {
+    pub(crate) fn layer_of_tree(&self, tree: &DirLayer, progress: &dyn Progress) -> Result<Layer> {
+        let dialect = self.options().dialect;
+        self.layer_of(progress, |writer| pack(tree, dialect, writer).map(drop))
+    }
+
+    /// Makes a layer of what `pack` writes: it is unpacked at the same time.
+    pub(crate) fn layer_of(
+        &self,
+        progress: &dyn Progress,
+        pack: impl FnOnce(io::BufWriter<io::PipeWriter>) -> acetate_image::Result<()> + Send,
+    ) -> Result<Layer> {
         let (reader, writer) = io::pipe().map_err(acetate_image::Error::from)?;
         std::thread::scope(|scope| {
-            let packing = scope.spawn(move || pack(tree, dialect, io::BufWriter::with_capacity(1 << 20, writer)).map(drop));
+            let packing = scope.spawn(move || pack(io::BufWriter::with_capacity(1 << 20, writer)));
             let added = self.add_layer(Counting { inner: reader, layer: 0, progress }, Expected::default());
             match packing.join() {
                 // The unpacker only sees that the archive ends; why is what the packer knows.
@@ -151,53 +169,59 @@ impl Store {
         }
         let work: Vec<(usize, Digest, &Part)> =
             ids.iter().zip(&image.layers).enumerate().map(|(at, (id, part))| (at, *id, part)).collect();
-        let (next, failed) = (AtomicUsize::new(0), AtomicBool::new(false));
-        let skipped = Mutex::new((0, 0));
-        let new = AtomicUsize::new(0);
-        let first_error = Mutex::new(None);
-        let one = |(at, id, part): (usize, Digest, &Part)| -> Result<()> {
-            progress.begin(at, &id.short(), part.size);
+        let added = in_parallel(&work, |(at, id, part)| {
+            progress.begin(*at, &id.short(), part.size);
             // A layer may occur twice in one image.
-            let before = work[..at].iter().any(|(_, other, _)| *other == id);
-            if before || self.layer(&id)?.is_some() {
-                progress.done(at, Some("already here"));
-                return Ok(());
+            if ids[..*at].contains(id) || self.layer(id)?.is_some() {
+                progress.done(*at, Some("already here"));
+                return Ok(None);
             }
             let inner = fetch(part)?;
-            let expected = Expected { stored: part.digest, diff_id: Some(id) };
-            let layer = self.add_layer(Counting { inner, layer: at, progress }, expected)?;
-            new.fetch_add(1, Ordering::Relaxed);
-            if let Ok(mut skipped) = skipped.lock() {
-                skipped.0 += layer.totals.devices_skipped;
-                skipped.1 += layer.totals.xattrs_skipped;
-            }
-            progress.done(at, None);
-            Ok(())
-        };
-        std::thread::scope(|scope| {
-            for _ in 0..threads().min(work.len()) {
-                scope.spawn(|| {
-                    while !failed.load(Ordering::Relaxed) {
-                        let Some(item) = work.get(next.fetch_add(1, Ordering::Relaxed)) else { return };
-                        if let Err(error) = one(*item) {
-                            failed.store(true, Ordering::Relaxed);
-                            if let Ok(mut first) = first_error.lock() {
-                                first.get_or_insert(error);
-                            }
-                        }
-                    }
-                });
-            }
-        });
-        if let Some(error) = first_error.into_inner().unwrap_or_default() {
-            return Err(error);
-        }
+            let expected = Expected { stored: part.digest, diff_id: Some(*id) };
+            let layer = self.add_layer(Counting { inner, layer: *at, progress }, expected)?;
+            progress.done(*at, None);
+            Ok(Some((layer.totals.devices_skipped, layer.totals.xattrs_skipped)))
+        })?;
+        self.settle(&ids)?;
         let names: Result<Vec<String>> = names.iter().map(|name| crate::full_name(name)).collect();
         let names = names?;
         let id = self.add_image(&image.config, source, &names)?;
-        let skipped = skipped.into_inner().unwrap_or_default();
-        Ok(Imported { id, names, new_layers: new.into_inner(), skipped })
+        let new: Vec<(u64, u64)> = added.into_iter().flatten().collect();
+        let skipped = new.iter().fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
+        Ok(Imported { id, names, new_layers: new.len(), skipped })
     }
+}
+
+/// Works on items several at a time, and returns the results in their order. After an error no new item is begun, and
+/// the first error is returned.
+pub(crate) fn in_parallel<I: Sync, O: Send>(
+    items: &[I],
+    work: impl Fn(&I) -> Result<O> + Sync,
+) -> Result<Vec<O>> {
+    let (next, failed) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let done = Mutex::new(Vec::with_capacity(items.len()));
+    let (work, next, failed, done_ref) = (&work, &next, &failed, &done);
+    std::thread::scope(|scope| {
+        for _ in 0..threads().min(items.len()) {
+            scope.spawn(move || {
+                while !failed.load(Ordering::Relaxed) {
+                    let at = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(item) = items.get(at) else { return };
+                    let result = work(item);
+                    if result.is_err() {
+                        failed.store(true, Ordering::Relaxed);
+                    }
+                    // A poisoned lock means that a thread has panicked, which ends the scope.
+                    if let Ok(mut done) = done_ref.lock() {
+                        done.push((at, result));
+                    }
+                }
+            });
+        }
+    });
+    let mut done = done.into_inner().unwrap_or_default();
+    done.sort_by_key(|(at, _)| *at);
+    done.into_iter().map(|(_, result)| result).collect()
 }
 
 /// How many layers are worked on at a time. More than there are processors: some wait for the network or the disk.
@@ -211,7 +235,9 @@ fn is_broken_pipe(error: &acetate_image::Error) -> bool {
 
 fn size_of(input: &Input) -> Option<u64> {
     match input {
-        Input::RootArchive(path) => File::open(path).and_then(|file| file.metadata()).map(|stat| stat.len()).ok(),
+        Input::RootArchive(path) => {
+            File::open(path).and_then(|file| file.metadata()).map(|stat| stat.len()).ok()
+        }
         _ => None,
     }
 }

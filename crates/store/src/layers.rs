@@ -3,11 +3,11 @@
 use crate::error::{Error, Result, Step};
 use crate::record;
 use crate::root::Store;
-use acetate_image::{Digest, Hashing, Totals, decoder, rejoin, split, unpack};
+use acetate_image::{Compression, Digest, Hashing, Totals, decoder, rejoin, split, unpack};
 use acetate_layer::dir::DirLayer;
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
@@ -22,8 +22,21 @@ pub struct Layer {
     pub archive_bytes: u64,
     /// When it was unpacked.
     pub created: String,
+    /// The compressed archive that it came in, if it did.
+    pub stored: Option<Stored>,
     /// What is in it.
     pub totals: Totals,
+}
+
+/// The bytes in which a layer came. They are not kept; a registry may have them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stored {
+    /// Their digest.
+    pub digest: Digest,
+    /// Their number.
+    pub bytes: u64,
+    /// Their media type.
+    pub media_type: String,
 }
 
 const SCHEMA: &str = "acetate-layer-1";
@@ -98,6 +111,8 @@ impl Store {
         let split_path = home.join("split");
         let split = File::create(&split_path).step("create", &split_path)?;
         let split = split::Writer::new(io::BufWriter::new(split)).step("write", &split_path)?;
+        let mut input = io::BufReader::new(input);
+        let compression = Compression::of(input.fill_buf().map_err(acetate_image::Error::from)?);
         let mut stored = Hashing::new(input);
         let unpacked = std::thread::scope(|scope| {
             let (sender, receiver) = sync_channel(PIECES);
@@ -113,10 +128,12 @@ impl Store {
         });
         let (totals, mut split, diff_id, archive_bytes) = unpacked?;
         split.flush().step("write", &split_path)?;
-        let (_, digest, _) = stored.finish();
+        let (_, digest, bytes) = stored.finish();
         check("the stored layer", digest, expected.stored)?;
         check("the layer", diff_id, expected.diff_id)?;
-        Ok(Layer { schema: SCHEMA.into(), diff_id, archive_bytes, created: record::now(), totals })
+        let media_type = compression.media_type().to_owned();
+        let stored = (compression != Compression::None).then_some(Stored { digest, bytes, media_type });
+        Ok(Layer { schema: SCHEMA.into(), diff_id, archive_bytes, created: record::now(), stored, totals })
     }
 
     /// Writes a layer's archive as it came, byte by byte.
@@ -139,7 +156,7 @@ impl Store {
 }
 
 /// Compares a digest with what it should be.
-fn check(what: &str, found: Digest, expected: Option<Digest>) -> Result<()> {
+pub(crate) fn check(what: &str, found: Digest, expected: Option<Digest>) -> Result<()> {
     match expected {
         Some(expected) if expected != found => Err(acetate_image::Error::Mismatch {
             what: what.to_owned(),

@@ -1,6 +1,33 @@
 //! Layers, images and workspaces on this machine, and the drivers that show them.
 //!
-//! The store never mounts by itself: it hands out a plan.
+//! A [`Store`] is a directory; its layout is in [`root`](Store) and docs/formats.md. Whatever is made is made in
+//! `staging/`, synced, and published by one rename; a record is a file that is replaced as a whole. So a process that is
+//! killed leaves the old state or the new one, and rubbish that [`Store::gc`] removes.
+//!
+//! The store never mounts by itself: it hands out a [`Plan`].
 
 pub mod changes;
+mod commit;
 pub mod driver;
+mod error;
+mod export;
+mod gc;
+mod images;
+mod import;
+mod layers;
+mod record;
+mod root;
+mod settle;
+mod trees;
+mod workspaces;
+
+pub use commit::Edit;
+pub use error::{Error, Result};
+pub use export::Form;
+pub use gc::{Garbage, LayerUsage, Usage};
+pub use images::{Image, full_name};
+pub use import::{Imported, Progress};
+pub use layers::{Expected, Layer, Stored};
+pub use record::now;
+pub use root::{Locked, Store, default_root};
+pub use workspaces::{Base, InUse, Own, Part, Plan, Workspace, is_mountpoint};

@@ -16,6 +16,7 @@
 //! trash/                what is being removed
 //! ```
 
+use crate::driver::btrfs;
 use crate::error::{Error, Result, Step};
 use crate::record;
 use acetate_image::{Options, Owners};
@@ -33,9 +34,8 @@ use std::path::{Path, PathBuf};
 const FORMAT: &str = "acetate-store-1";
 
 /// The directories of a store.
-const PARTS: [&str; 10] = [
-    "layers", "images", "names", "workspaces", "uppers", "trees", "downloads", "mounts", "staging", "trash",
-];
+const PARTS: [&str; 10] =
+    ["layers", "images", "names", "workspaces", "uppers", "trees", "downloads", "mounts", "staging", "trash"];
 
 /// What was found out when the store was made, and holds for all that is in it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -90,7 +90,8 @@ pub fn default_root() -> Option<PathBuf> {
         return Some("/var/lib/acetate".into());
     }
     let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    let data = absolute("XDG_DATA_HOME").or_else(|| absolute("HOME").map(|home| home.join(".local/share")))?;
+    let data =
+        absolute("XDG_DATA_HOME").or_else(|| absolute("HOME").map(|home| home.join(".local/share")))?;
     Some(data.join("acetate"))
 }
 
@@ -156,7 +157,8 @@ impl Store {
     /// # Errors
     /// [`Error::Path`]
     pub fn shared(&self) -> Result<Locked<'_>> {
-        acetate_sys::retry(|| flock(&self.lock, FlockOperation::LockShared)).step("lock", self.part("lock"))?;
+        acetate_sys::retry(|| flock(&self.lock, FlockOperation::LockShared))
+            .step("lock", self.part("lock"))?;
         Ok(Locked { lock: &self.lock })
     }
 
@@ -188,9 +190,26 @@ impl Store {
     }
 }
 
-/// Removes a tree, subvolumes in it included.
+/// Moves something to its place in the store, durably.
+pub(crate) fn rename(from: &Path, to: &Path) -> Result<()> {
+    fs::rename(from, to).step("publish", to)?;
+    record::sync_parent(to)
+}
+
+/// Removes a tree or subvolume, or one that lies directly in a tree.
 pub(crate) fn remove(path: &Path) -> Result<()> {
-    crate::driver::remove_tree(path).step("remove", path)
+    if !fs::symlink_metadata(path).step("look at", path)?.is_dir() {
+        return fs::remove_file(path).step("remove", path);
+    }
+    let is_subvolume = |path: &Path| btrfs::is_subvolume(path).unwrap_or(false);
+    if is_subvolume(path) {
+        return Ok(btrfs::delete(path)?);
+    }
+    let inner = path.join("tree");
+    if is_subvolume(&inner) {
+        btrfs::delete(&inner)?;
+    }
+    fs::remove_dir_all(path).step("remove", path)
 }
 
 fn make_dirs(root: &Path) -> Result<()> {
@@ -211,7 +230,8 @@ fn initialise(root: &Path, lock: &File) -> Result<Settings> {
     let settings = match record::read_json::<Settings>(&path)? {
         Some(settings) => settings,
         None => {
-            let foreign = record::names(root)?.into_iter().find(|name| name != "lock" && !PARTS.contains(&&name[..]));
+            let foreign =
+                record::names(root)?.into_iter().find(|name| name != "lock" && !PARTS.contains(&&name[..]));
             if let Some(name) = foreign {
                 let reason = format!("it holds {name:?} and is no store; name an empty or new directory");
                 return Err(Error::NoStore { path: root.to_owned(), reason });
@@ -233,7 +253,8 @@ fn initialise(root: &Path, lock: &File) -> Result<Settings> {
 /// Tries which marks, whiteouts and owners can be stored here.
 fn find_out(staging: &Path) -> Result<Settings> {
     let home = staging.join("probe");
-    let failed = |what| move |_| Error::NoStore { path: staging.to_owned(), reason: format!("cannot {what}") };
+    let failed =
+        |what| move |_| Error::NoStore { path: staging.to_owned(), reason: format!("cannot {what}") };
     // What a killed process left.
     let _absent = fs::remove_dir_all(&home);
     for name in ["upper", "work"] {
@@ -281,7 +302,12 @@ impl Staging {
                 record::sync_parent(target)?;
                 Ok(true)
             }
-            Err(error) if matches!(error.kind(), std::io::ErrorKind::DirectoryNotEmpty | std::io::ErrorKind::AlreadyExists) => {
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    std::io::ErrorKind::DirectoryNotEmpty | std::io::ErrorKind::AlreadyExists
+                ) =>
+            {
                 Ok(false)
             }
             Err(error) => Err(error).step("publish", target),

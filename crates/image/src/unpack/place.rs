@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result, shown};
 use acetate_layer::{At, Errno, Kind, Owner, UpperLayer};
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 
 /// How many symlinks one path may lead through (path_resolution(7)).
 const LINKS_MAX: usize = 40;
@@ -32,6 +32,8 @@ pub struct Places<'a, L: UpperLayer> {
     /// By real path, without symlinks.
     known: HashMap<Vec<u8>, L::Dir>,
     last: Option<Last<L>>,
+    /// Real paths of the directories made because something is in them.
+    implicit: BTreeSet<Vec<u8>>,
 }
 
 /// The directory that was asked for last.
@@ -77,7 +79,17 @@ impl<L: UpperLayer> Walk<L> {
 
 impl<'a, L: UpperLayer> Places<'a, L> {
     pub fn new(layer: &'a L) -> Places<'a, L> {
-        Places { layer, known: HashMap::new(), last: None }
+        Places { layer, known: HashMap::new(), last: None, implicit: BTreeSet::new() }
+    }
+
+    /// Notes that the archive says what a directory is like.
+    pub fn has_entry(&mut self, path: &[u8]) {
+        self.implicit.remove(path);
+    }
+
+    /// The directories that the archive has no entries for.
+    pub fn into_implicit(self) -> Vec<Vec<u8>> {
+        self.implicit.into_iter().collect()
     }
 
     /// Forgets all, because a directory has been moved away.
@@ -138,7 +150,7 @@ impl<'a, L: UpperLayer> Places<'a, L> {
     }
 
     /// One name of a path.
-    fn step(&self, walk: &Walk<L>, dir: &L::Dir, name: &[u8]) -> acetate_layer::Result<Step<L>> {
+    fn step(&mut self, walk: &Walk<L>, dir: &L::Dir, name: &[u8]) -> acetate_layer::Result<Step<L>> {
         let mut path = walk.path.clone();
         if !path.is_empty() {
             path.push(b'/');
@@ -151,6 +163,7 @@ impl<'a, L: UpperLayer> Places<'a, L> {
             Ok(inner) => Ok(Step::Dir(inner)),
             Err(Errno::NOENT) => {
                 self.layer.make_dir(dir, name, 0o755, Owner::Mounter)?;
+                self.implicit.insert(path);
                 self.layer.open_dir(dir, name).map(Step::Dir)
             }
             Err(Errno::NOTDIR | Errno::LOOP) => match self.layer.stat(At::Name(dir, name))?.kind {

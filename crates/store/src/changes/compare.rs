@@ -7,7 +7,7 @@ use acetate_layer::mark::{self, Dialect, Mark, Opaque};
 use acetate_layer::{At, Errno, Kind, Layer};
 use acetate_overlay::{Config, Overlay, Stack};
 
-use super::view::{Answer, Facts, Merged, View, names_of};
+use super::view::{Answer, Facts, Merged, Plain, View, names_of};
 use super::{Change, ChangeKind, Error, joined, open};
 
 /// How much of two files is read at once to be compared.
@@ -15,21 +15,38 @@ const CHUNK_BYTES: usize = 256 * 1024;
 
 /// The changes of a stack; see [`super::of_upper`].
 pub(super) fn of_upper(upper: &Path, lowers: &[PathBuf], dialect: Dialect) -> Result<Vec<Change>, Error> {
-    let stack = |upper_layer| -> Result<Merged, Error> {
-        let lowers = lowers.iter().map(|path| open(path)).collect::<Result<Vec<_>, _>>()?;
-        let config = Config { dialect, follow_redirects: dialect == Dialect::Trusted, ..Config::default() };
-        let overlay = Overlay::new(Stack { upper: upper_layer, lowers }, config, Box::new(|_| {}));
-        overlay.map(Merged::new).map_err(|source| Error::Stack { upper: upper.to_owned(), source })
-    };
     // Opened as a lower layer, an upper one cannot be written to by any mistake.
-    let new = stack(Some(open(upper)?))?;
+    let new = merged(upper, Some(open(upper)?), lowers, dialect)?;
     if lowers.is_empty() {
         return everything(&&new);
     }
-    let old = stack(None)?;
+    let old = merged(upper, None, lowers, dialect)?;
     let guide = Guide { layer: open(upper)?, dialect };
     let start = Some(guide.layer.root().clone());
     Walk { old: &&old, new: &&new, guide: Some(guide), found: Vec::new() }.run(start)
+}
+
+/// The changes of a plain tree; see [`super::of_tree`].
+pub(super) fn of_tree(new: &Path, lowers: &[PathBuf], dialect: Dialect) -> Result<Vec<Change>, Error> {
+    let view = Plain::new(open(new)?);
+    if lowers.is_empty() {
+        return everything(&view);
+    }
+    let old = merged(new, None, lowers, dialect)?;
+    whole(&&old, &view)
+}
+
+/// What a stack of layers shows. `shown` is named in errors.
+fn merged(
+    shown: &Path,
+    upper: Option<DirLayer>,
+    lowers: &[PathBuf],
+    dialect: Dialect,
+) -> Result<Merged, Error> {
+    let lowers = lowers.iter().map(|path| open(path)).collect::<Result<Vec<_>, _>>()?;
+    let config = Config { dialect, follow_redirects: dialect == Dialect::Trusted, ..Config::default() };
+    let overlay = Overlay::new(Stack { upper, lowers }, config, Box::new(|_| {}));
+    overlay.map(Merged::new).map_err(|source| Error::Stack { upper: shown.to_owned(), source })
 }
 
 /// The changes between two views, every object of which is looked at.

@@ -106,6 +106,17 @@ pub fn between(old: &Path, new: &Path) -> Result<Vec<Change>, Error> {
     Ok(changes)
 }
 
+/// What the plain tree `new` changes relative to what `lowers` (topmost first) show merged. The changes come in the
+/// order of [`by_path`].
+///
+/// # Errors
+/// As [`of_upper`].
+pub fn of_tree(new: &Path, lowers: &[PathBuf], dialect: Dialect) -> Result<Vec<Change>, Error> {
+    let mut changes = compare::of_tree(new, lowers, dialect)?;
+    by_path(&mut changes);
+    Ok(changes)
+}
+
 /// All objects below the directory `path` of the tree `root`, as paths from the root, parents before children.
 ///
 /// # Errors

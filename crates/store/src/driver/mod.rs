@@ -66,6 +66,35 @@ impl fmt::Display for DriverName {
     }
 }
 
+/// Why a driver's work failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Making a tree.
+    #[error(transparent)]
+    Tree(#[from] tree::TreeError),
+    /// Work on subvolumes.
+    #[error(transparent)]
+    Btrfs(#[from] btrfs::BtrfsError),
+    /// Trying what works.
+    #[error(transparent)]
+    Probe(#[from] ProbeError),
+    /// Mounting.
+    #[error(transparent)]
+    Mount(#[from] kernel::MountError),
+}
+
+impl Error {
+    /// What the user can do about it.
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Error::Tree(error) => error.hint(),
+            Error::Btrfs(error) => error.hint(),
+            Error::Probe(error) => error.hint(),
+            Error::Mount(error) => error.hint(),
+        }
+    }
+}
+
 /// A word that names no driver.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("no driver is called {0:?}: there are kernel, fuse, btrfs, reflink and copy")]
