@@ -2,7 +2,10 @@
 //!
 //! Nothing else in this program turns bytes into text or writes to a standard stream.
 
+use crate::Exit;
+use crate::error::Failure;
 use rustix::io::Errno;
+use serde::Serialize;
 use std::ffi::OsStr;
 use std::fmt::{self, Display, Write as _};
 use std::io::{self, IsTerminal, Write as _};
@@ -81,6 +84,59 @@ pub(crate) fn answer(text: &str) -> io::Result<()> {
     }
 }
 
+/// Writes one line of an answer.
+///
+/// # Errors
+/// As [`answer`].
+pub(crate) fn answer_line(line: impl Display) -> Result<(), Failure> {
+    answer(&format!("{line}\n")).map_err(|error| Failure::io("write the answer", &error))
+}
+
+/// Writes a JSON document as the answer.
+///
+/// # Errors
+/// As [`answer`].
+pub(crate) fn answer_json(document: &impl Serialize) -> Result<Exit, Failure> {
+    let json = serde_json::to_string_pretty(document).map_err(|error| {
+        Failure::new(format_args!("write JSON: {error}"), "report this as a mistake of acetate")
+    })?;
+    answer_line(json)?;
+    Ok(Exit::Done)
+}
+
+/// Writes rows with their columns aligned.
+///
+/// # Errors
+/// As [`answer`].
+pub(crate) fn answer_table(rows: &[Vec<String>]) -> Result<Exit, Failure> {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |column: usize| {
+        rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    let mut text = String::new();
+    for row in rows {
+        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
+        let line = cells.collect::<Vec<_>>().join("  ");
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    answer(&text).map_err(|error| Failure::io("write the answer", &error))?;
+    Ok(Exit::Done)
+}
+
+/// A number of bytes as people read it.
+pub(crate) fn size(bytes: u64) -> String {
+    let units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
+    let mut value = bytes as f64;
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < units.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    if unit == 0 { format!("{bytes} B") } else { format!("{value:.1} {}", units[unit]) }
+}
+
 /// Whether stdout is for eyes that like colours: a terminal, and `NO_COLOR` is not set (no-color.org).
 pub(crate) fn colours() -> bool {
     io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
@@ -96,6 +152,14 @@ mod tests {
         assert_eq!(shown(bytes).to_string(), r"/a b\ü\x0a\xc2\x85\x1b");
         assert_eq!(exact(bytes), r"/a b\\ü\x0a\xc2\x85\x1b");
         assert_eq!(shown(OsStr::from_bytes(b"\xffx\xc3")).to_string(), r"\xffx\xc3");
+    }
+
+    #[test]
+    fn sizes_have_units() {
+        let cases = [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (1 << 30, "1.0 GiB")];
+        for (bytes, text) in cases {
+            assert_eq!(size(bytes), text);
+        }
     }
 
     #[test]

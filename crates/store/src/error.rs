@@ -105,6 +105,9 @@ pub enum Error {
     /// What concerns images themselves.
     #[error(transparent)]
     Image(#[from] acetate_image::Error),
+    /// What concerns registries.
+    #[error(transparent)]
+    Registry(#[from] acetate_image::registry::Error),
     /// What concerns changes of an upper directory.
     #[error(transparent)]
     Changes(#[from] crate::changes::Error),
@@ -136,6 +139,7 @@ impl Error {
                 "`acetate image gc` frees what nothing uses; `acetate image df` shows what does"
             }
             Error::Drivers(error) => error.hint(),
+            Error::Registry(error) => return error.hint(),
             _ => return None,
         };
         Some(hint.to_owned())

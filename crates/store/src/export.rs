@@ -64,24 +64,29 @@ impl Store {
         let layers: Vec<(usize, Digest)> = image.layers.iter().copied().enumerate().collect();
         in_parallel(&layers, |(at, id)| {
             progress.begin(*at, &id.short(), None);
-            let ready = self.make_one_ready(id, compression, &dir.join(at.to_string()))?;
+            let ready = compress_one(self, id, compression, &dir.join(at.to_string()))?;
             progress.advance(*at, ready.size);
             progress.done(*at, None);
             Ok(ready)
         })
     }
+}
 
-    /// Writes one layer to a file. What is read has to be what was unpacked: its digest is checked.
-    pub(crate) fn make_one_ready(&self, id: &Digest, compression: Compression, path: &Path) -> Result<Ready> {
-        let file = File::create(path).step("create", path)?;
-        let stored = Hashing::new(BufWriter::with_capacity(1 << 20, file));
-        let encoder = Encoder::new(stored, compression).step("write", path)?;
-        let mut archive = Hashing::new(encoder);
-        self.write_layer(id, &mut archive)?;
-        let (encoder, diff_id, _) = archive.finish();
-        crate::layers::check("the layer in the store", diff_id, Some(*id))?;
-        let (mut writer, digest, size) = encoder.finish().step("write", path)?.finish();
-        writer.flush().step("write", path)?;
-        Ok(Ready { digest, size, media_type: compression.media_type(), path: path.to_owned() })
-    }
+/// Writes one layer to a file. What is read has to be what was unpacked: its digest is checked.
+pub(crate) fn compress_one(
+    store: &Store,
+    id: &Digest,
+    compression: Compression,
+    path: &Path,
+) -> Result<Ready> {
+    let file = File::create(path).step("create", path)?;
+    let stored = Hashing::new(BufWriter::with_capacity(1 << 20, file));
+    let encoder = Encoder::new(stored, compression).step("write", path)?;
+    let mut archive = Hashing::new(encoder);
+    store.write_layer(id, &mut archive)?;
+    let (encoder, diff_id, _) = archive.finish();
+    crate::layers::check("the layer in the store", diff_id, Some(*id))?;
+    let (mut writer, digest, size) = encoder.finish().step("write", path)?.finish();
+    writer.flush().step("write", path)?;
+    Ok(Ready { digest, size, media_type: compression.media_type(), path: path.to_owned() })
 }

@@ -148,11 +148,6 @@ impl Store {
         let (tree, replaced) = (open("diff")?, open("replaced")?);
         Ok(rejoin(io::BufReader::new(split), &tree, &replaced, &layer.totals.replaced, output)?)
     }
-
-    /// Removes a layer. The caller holds the exclusive lock and knows that nothing needs it.
-    pub(crate) fn remove_layer(&self, id: &Digest) -> Result<()> {
-        self.discard(&self.layer_dir(id)).map(drop)
-    }
 }
 
 /// Compares a digest with what it should be.

@@ -18,6 +18,7 @@ mod layers;
 mod record;
 mod root;
 mod settle;
+mod transfer;
 mod trees;
 mod workspaces;
 
@@ -29,5 +30,5 @@ pub use images::{Image, full_name};
 pub use import::{Imported, Progress};
 pub use layers::{Expected, Layer, Stored};
 pub use record::now;
-pub use root::{Locked, Store, default_root};
+pub use root::{Locked, Spool, Store, default_root};
 pub use workspaces::{Base, InUse, Own, Part, Plan, Workspace, is_mountpoint};

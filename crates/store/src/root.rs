@@ -152,6 +152,17 @@ impl Store {
         Ok(Staging { path, published: false })
     }
 
+    /// Writes a stream to a file of the store for as long as that is needed; decoded if it is compressed.
+    ///
+    /// # Errors
+    /// [`Error::Path`], [`Error::Image`]
+    pub fn spool(&self, input: impl std::io::Read + Send) -> Result<Spool> {
+        let staging = self.staging()?;
+        let path = staging.path().join("input");
+        acetate_image::source::spool(input, &path)?;
+        Ok(Spool { path, _staging: staging })
+    }
+
     /// Keeps what is in the store from being removed. Waits for whoever removes.
     ///
     /// # Errors
@@ -280,6 +291,20 @@ fn find_out(staging: &Path) -> Result<Settings> {
         whiteouts: if found.whiteouts == WhiteoutForm::Device { Whiteouts::Device } else { Whiteouts::Xattr },
         owners: if chown.is_ok() { Owners::Kept } else { Owners::Recorded },
     })
+}
+
+/// A file that goes with this.
+#[derive(Debug)]
+pub struct Spool {
+    path: PathBuf,
+    _staging: Staging,
+}
+
+impl Spool {
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
 }
 
 /// A directory in which something is made; it goes unless it is published.

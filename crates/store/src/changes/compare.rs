@@ -101,6 +101,9 @@ struct Pair<O, N> {
     guide: Option<Dir>,
 }
 
+/// A directory of two views.
+type PairOf<O, N> = Pair<<O as View>::Node, <N as View>::Node>;
+
 /// The walk through both views.
 struct Walk<'a, O: View, N: View> {
     old: &'a O,
@@ -137,11 +140,7 @@ impl<O: View, N: View> Walk<'_, O, N> {
     }
 
     /// Compares what both views have at a name; a directory in both is still to be looked into.
-    fn name(
-        &mut self,
-        pair: &Pair<O::Node, N::Node>,
-        name: &[u8],
-    ) -> Result<Option<Pair<O::Node, N::Node>>, Error> {
+    fn name(&mut self, pair: &Pair<O::Node, N::Node>, name: &[u8]) -> Result<Option<PairOf<O, N>>, Error> {
         let path = joined(&pair.path, name);
         let old = self.old.child(&pair.old, name).map_err(failed(&path, "look up"))?;
         let new = self.new.child(&pair.new, name).map_err(failed(&path, "look up"))?;

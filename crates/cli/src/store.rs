@@ -1,0 +1,97 @@
+//! The store that commands work on.
+
+use crate::error::Failure;
+use crate::out::{note, shown};
+use acetate_image::Owners;
+use acetate_store::{Imported, Store, default_root};
+use std::error::Error as _;
+use std::path::PathBuf;
+
+/// Which store.
+#[derive(Debug, clap::Args)]
+pub(crate) struct StoreArgs {
+    /// The store's directory [default: $ACETATE_STORE, /var/lib/acetate, or ~/.local/share/acetate for ordinary users]
+    #[arg(long, value_name = "DIR", global = true)]
+    store: Option<PathBuf>,
+}
+
+impl StoreArgs {
+    /// Opens it; makes it if need be.
+    pub(crate) fn open(&self) -> Result<Store, Failure> {
+        let named = self.store.clone().or_else(|| std::env::var_os("ACETATE_STORE").map(PathBuf::from));
+        let Some(root) = named.or_else(default_root) else {
+            return Err(Failure::new("no place for a store: $HOME is not set", "name a directory with --store"));
+        };
+        let is_new = !root.join("store.json").exists();
+        let store = Store::open(&root)?;
+        if is_new && store.options().owners == Owners::Recorded {
+            note(format_args!(
+                "{}: files of images will be your own, their owners recorded in extended attributes; \
+                 run acetate in a user namespace with subordinate ids (podman unshare) to have them as they are",
+                shown(store.root())
+            ));
+        }
+        Ok(store)
+    }
+}
+
+impl From<acetate_store::Error> for Failure {
+    fn from(error: acetate_store::Error) -> Failure {
+        let failure = Failure::new(chain(&error), "");
+        Failure { hint: error.hint(), ..failure }
+    }
+}
+
+impl From<acetate_image::Error> for Failure {
+    fn from(error: acetate_image::Error) -> Failure {
+        acetate_store::Error::from(error).into()
+    }
+}
+
+/// An error and its causes on one line. Causes that the error has named itself are not repeated.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = plain(&error.to_string());
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        let more = plain(&inner.to_string());
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = inner.source();
+    }
+    text
+}
+
+/// Without the number that the standard library appends.
+fn plain(text: &str) -> String {
+    match text.find(" (os error ") {
+        Some(at) => {
+            let end = text[at..].find(')').map_or(text.len(), |end| at + end + 1);
+            format!("{}{}", &text[..at], &text[end..])
+        }
+        None => text.to_owned(),
+    }
+}
+
+/// Tells what of an image could not be made here.
+pub(crate) fn tell_skipped(imported: &Imported) {
+    let (devices, xattrs) = imported.skipped;
+    if devices > 0 {
+        note(format_args!("{devices} device nodes were left out, for lack of privilege to make them"));
+    }
+    if xattrs > 0 {
+        note(format_args!("{xattrs} extended attributes were left out, which cannot be stored here"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn causes_follow_their_errors() {
+        let inner = std::io::Error::from_raw_os_error(28);
+        let error = acetate_store::Error::Path { step: "write", path: "/a".into(), source: inner };
+        assert_eq!(chain(&error), "write: /a: No space left on device");
+    }
+}
