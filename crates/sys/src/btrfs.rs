@@ -84,6 +84,7 @@ const _: () = assert!(size_of::<SpaceArgs>() == 16 + 24 * SPACES && size_of::<Wa
 const SPACE_INFO: Opcode = opcode::read_write::<[u64; 2]>(GROUP, 20);
 const SNAP_CREATE_V2: Opcode = opcode::write::<Volume>(GROUP, 23);
 const SUBVOL_CREATE_V2: Opcode = opcode::write::<Volume>(GROUP, 24);
+const SYNC: Opcode = opcode::none(GROUP, 8);
 const SNAP_DESTROY: Opcode = opcode::write::<OldVolume>(GROUP, 15);
 const DEV_INFO: Opcode = opcode::read_write::<DevInfo>(GROUP, 30);
 const FS_INFO: Opcode = opcode::read::<FsInfo>(GROUP, 31);
@@ -132,10 +133,19 @@ pub fn delete(parent: BorrowedFd<'_>, name: &CStr) -> Result<()> {
     check(result.into()).map(drop)
 }
 
+/// Commits what is under way and wakes the cleaner, which syncfs(2) does not.
+///
+/// # Errors
+/// `ENOTTY` where this is not btrfs; `EIO`, `ENOSPC`.
+pub fn sync(fd: BorrowedFd<'_>) -> Result<()> {
+    // SAFETY: this call takes no argument.
+    check(unsafe { libc::ioctl(fd.as_raw_fd(), SYNC as _, 0) }.into()).map(drop)
+}
+
 /// Waits until the cleaner has removed what was deleted before this call (since Linux 6.13).
 ///
 /// # Errors
-/// `ENOTTY` before that.
+/// `ENOENT` if nothing waits to be removed; `ENOTTY` on older kernels.
 pub fn wait_for_deleted(fd: BorrowedFd<'_>) -> Result<()> {
     let mut args = Wait { subvolid: 0, mode: WAIT_FOR_QUEUED, count: 0 };
     crate::retry(|| {

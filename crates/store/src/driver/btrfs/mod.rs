@@ -170,13 +170,13 @@ pub fn settle(path: &Path) -> Result<bool, BtrfsError> {
     let dir = open_dir(path)?;
     let failed = |errno| BtrfsError::Failed { what: "sync the filesystem of", path: path.into(), errno };
     // The first commit wakes the cleaner, the second makes reusable what it freed.
-    rustix::fs::syncfs(&dir).map_err(failed)?;
+    btrfs::sync(dir.as_fd()).map_err(failed)?;
     let waited = match btrfs::wait_for_deleted(dir.as_fd()) {
-        Ok(()) => true,
+        Ok(()) | Err(Errno::NOENT) => true,
         Err(Errno::NOTTY | Errno::INVAL | Errno::PERM) => false,
         Err(errno) => return Err(failed(errno)),
     };
-    rustix::fs::syncfs(&dir).map_err(failed)?;
+    btrfs::sync(dir.as_fd()).map_err(failed)?;
     Ok(waited)
 }
 

@@ -45,14 +45,17 @@ fn refusals_name_the_object_and_the_cause() {
     let error = refused(&["a", "a"], up, "merged");
     assert!(error.to_string().starts_with("overlay at "), "{error}");
     assert!(error.hint().contains("used twice"), "{error}: {}", error.hint());
-    let error = refused(&["a"], Some(("upper", "upper/inner")), "merged");
-    assert_eq!(
-        error.to_string(),
-        format!(
-            "overlay at {:?} refused: workdir and upperdir must be separate subtrees",
-            scratch.path().join("merged")
-        )
-    );
+    let refusal = format!("overlay at {:?} refused: ", scratch.path().join("merged"));
+    let error = refused(&["a"], Some(("upper", "upper/inner")), "merged").to_string();
+    assert_eq!(error, refusal.clone() + "one of upper layer and work directory lies within the other");
+    let Some(other) = filesystem("refusals_name_the_object_and_the_cause", FsKind::Tmpfs) else { return };
+    let elsewhere = other.path().to_str().unwrap();
+    let error = refused(&["a"], Some(("upper", elsewhere)), "merged").to_string();
+    assert_eq!(error, refusal.clone() + "upper layer and work directory are on different mounts");
+    fs::create_dir_all(scratch.path().join("work/work/incompat/volatile")).unwrap();
+    let error = refused(&["a"], up, "merged").to_string();
+    let cause = "the work directory is that of a volatile mount, whose upper layer may have lost data";
+    assert_eq!(error, refusal + cause);
 }
 
 #[test]

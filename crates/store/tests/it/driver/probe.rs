@@ -46,7 +46,7 @@ fn a_read_only_place_has_no_driver() {
     rustix::mount::mount_remount(scratch.path(), flags, c"").unwrap();
     let verdicts = probe(scratch.path()).unwrap();
     assert_eq!((works(&verdicts), choose(&verdicts)), (vec![], None));
-    assert_eq!(verdicts[0].why, "nothing can be made here: read-only file system (storage medium)");
+    assert_eq!(verdicts[0].why, "nothing can be made here: read-only file system");
 }
 
 #[test]
