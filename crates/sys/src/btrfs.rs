@@ -19,8 +19,8 @@ const READ_ONLY: u64 = 1 << 1;
 const NAME_BYTES: usize = 4040;
 /// Room for a name in [`OldVolume`] (`BTRFS_PATH_NAME_MAX` and a NUL).
 const OLD_NAME_BYTES: usize = 4088;
-/// `BTRFS_SUBVOL_SYNC_WAIT_FOR_QUEUED`
-const WAIT_FOR_QUEUED: u32 = 1;
+/// `BTRFS_SUBVOL_SYNC_COUNT`
+const COUNT_QUEUED: u32 = 2;
 
 /// `struct btrfs_ioctl_vol_args_v2`
 #[repr(C)]
@@ -120,7 +120,7 @@ pub fn snapshot(source: BorrowedFd<'_>, parent: BorrowedFd<'_>, name: &CStr, rea
 }
 
 /// Removes the subvolume `name` of the directory `parent` with all that is in it. Its space comes back later, when the
-/// filesystem's cleaner gets to it ([`wait_for_deleted`]).
+/// filesystem's cleaner gets to it ([`deleted_waiting`]).
 ///
 /// # Errors
 /// `ENOTEMPTY` if it holds another subvolume, `EPERM` without CAP_SYS_ADMIN (unless the filesystem is mounted with
@@ -142,17 +142,16 @@ pub fn sync(fd: BorrowedFd<'_>) -> Result<()> {
     check(unsafe { libc::ioctl(fd.as_raw_fd(), SYNC as _, 0) }.into()).map(drop)
 }
 
-/// Waits until the cleaner has removed what was deleted before this call (since Linux 6.13).
+/// How many deleted subvolumes still wait for the cleaner or are being removed by it (since Linux 6.13).
 ///
 /// # Errors
-/// `ENOENT` if nothing waits to be removed; `ENOTTY` on older kernels.
-pub fn wait_for_deleted(fd: BorrowedFd<'_>) -> Result<()> {
-    let mut args = Wait { subvolid: 0, mode: WAIT_FOR_QUEUED, count: 0 };
-    crate::retry(|| {
-        // SAFETY: the kernel reads and writes one `struct btrfs_ioctl_subvol_wait`, whose layout and size this is.
-        let result = unsafe { libc::ioctl(fd.as_raw_fd(), SUBVOL_SYNC_WAIT as _, &raw mut args) };
-        check(result.into()).map(drop)
-    })
+/// `ENOTTY` before that.
+pub fn deleted_waiting(fd: BorrowedFd<'_>) -> Result<u32> {
+    let mut args = Wait { subvolid: 0, mode: COUNT_QUEUED, count: 0 };
+    // SAFETY: the kernel reads and writes one `struct btrfs_ioctl_subvol_wait`, whose layout and size this is.
+    let result = unsafe { libc::ioctl(fd.as_raw_fd(), SUBVOL_SYNC_WAIT as _, &raw mut args) };
+    check(result.into())?;
+    Ok(args.count)
 }
 
 /// Whether the directory is the root of a subvolume.
