@@ -4,7 +4,7 @@ use super::layers::{Maker, rich};
 use super::{Mounted, filesystem};
 use acetate_layer::mark::{Dialect, Mark};
 use acetate_store::driver::kernel::{Stack, mount};
-use acetate_store::driver::tree::{How, TreeError, apply, clone_tree, flatten};
+use acetate_store::driver::tree::{How, TreeError, apply, clone_tree, flatten, remove_tree};
 use acetate_testkit::real::fingerprint::Fingerprint;
 use acetate_testkit::scratch::{FsKind, Scratch};
 use std::fs;
@@ -114,6 +114,9 @@ fn deep_and_wide_trees_are_no_trouble() {
     whiteouts.mark("d", Mark::Whiteout, b"");
     let totals = apply(&whiteouts.done(), &target, Dialect::User, How::Clone).unwrap();
     assert_eq!((totals.removed, fs::read_dir(&target).unwrap().count()), (1, 3000));
+    assert!(remove_tree(&layer).unwrap() && !layer.exists());
+    assert!(!remove_tree(&layer).unwrap(), "there is nothing any more");
+    assert!(remove_tree(&target).unwrap());
 }
 
 #[test]
