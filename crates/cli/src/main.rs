@@ -1,5 +1,6 @@
 //! The `acetate` command: one file a subcommand in [`cmd`], and the programs that mount(8) and container engines call.
 
+mod changes;
 mod cmd;
 mod daemon;
 mod error;
@@ -7,8 +8,11 @@ mod mount;
 mod mountinfo;
 mod options;
 mod out;
+mod progress;
 mod record;
+mod store;
 mod tour;
+mod workspace;
 
 use clap::Parser;
 use error::Convention;
@@ -22,7 +26,10 @@ enum Command {
     Mount(cmd::mount::MountArgs),
     Umount(cmd::umount::UmountArgs),
     Mounts(cmd::mounts::MountsArgs),
+    Image(cmd::image::ImageArgs),
+    Workspace(cmd::workspace::WorkspaceArgs),
     Driver(cmd::driver::DriverArgs),
+    Check(cmd::check::CheckArgs),
     Tour(cmd::tour::TourArgs),
 }
 
@@ -33,6 +40,8 @@ pub(crate) enum Exit {
     Done,
     /// The answer is "no".
     No,
+    /// As the command ended that was run for the user.
+    Status(u8),
 }
 
 fn main() -> ExitCode {
@@ -44,6 +53,7 @@ fn main() -> ExitCode {
     match result {
         Ok(Exit::Done) => ExitCode::SUCCESS,
         Ok(Exit::No) => ExitCode::from(1),
+        Ok(Exit::Status(code)) => ExitCode::from(code),
         Err(failure) => ExitCode::from(failure.report(convention)),
     }
 }
@@ -54,7 +64,10 @@ fn run(arguments: Vec<OsString>) -> Result<Exit, error::Failure> {
         Command::Mount(args) => cmd::mount::run(&args),
         Command::Umount(args) => cmd::umount::run(&args),
         Command::Mounts(args) => cmd::mounts::run(&args),
+        Command::Image(args) => cmd::image::run(&args),
+        Command::Workspace(args) => cmd::workspace::run(&args),
         Command::Driver(args) => cmd::driver::run(&args),
+        Command::Check(args) => cmd::check::run(&args),
         Command::Tour(args) => cmd::tour::run(&args),
     }
 }

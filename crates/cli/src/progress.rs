@@ -20,7 +20,8 @@ const UNKNOWN: &str = "{prefix:.dim} {spinner} {bytes:>10} {msg}";
 
 impl Bars {
     pub(crate) fn new() -> Bars {
-        let wanted = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
+        let wanted =
+            std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
         let target = if wanted { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
         Bars { all: MultiProgress::with_draw_target(target), bars: Mutex::default() }
     }

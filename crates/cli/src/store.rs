@@ -4,7 +4,6 @@ use crate::error::Failure;
 use crate::out::{note, shown};
 use acetate_image::Owners;
 use acetate_store::{Imported, Store, default_root};
-use std::error::Error as _;
 use std::path::PathBuf;
 
 /// Which store.
@@ -18,21 +17,26 @@ pub(crate) struct StoreArgs {
 impl StoreArgs {
     /// Opens it; makes it if need be.
     pub(crate) fn open(&self) -> Result<Store, Failure> {
-        let named = self.store.clone().or_else(|| std::env::var_os("ACETATE_STORE").map(PathBuf::from));
-        let Some(root) = named.or_else(default_root) else {
-            return Err(Failure::new("no place for a store: $HOME is not set", "name a directory with --store"));
-        };
-        let is_new = !root.join("store.json").exists();
-        let store = Store::open(&root)?;
-        if is_new && store.options().owners == Owners::Recorded {
-            note(format_args!(
-                "{}: files of images will be your own, their owners recorded in extended attributes; \
-                 run acetate in a user namespace with subordinate ids (podman unshare) to have them as they are",
-                shown(store.root())
-            ));
-        }
-        Ok(store)
+        open_store(self.store.clone())
     }
+}
+
+/// Opens the named store, or the user's; makes it if need be.
+pub(crate) fn open_store(named: Option<PathBuf>) -> Result<Store, Failure> {
+    let named = named.or_else(|| std::env::var_os("ACETATE_STORE").map(PathBuf::from));
+    let Some(root) = named.or_else(default_root) else {
+        return Err(Failure::new("no place for a store: $HOME is not set", "name a directory with --store"));
+    };
+    let is_new = !root.join("store.json").exists();
+    let store = Store::open(&root)?;
+    if is_new && store.options().owners == Owners::Recorded {
+        note(format_args!(
+            "{}: files of images will be your own, their owners recorded in extended attributes; \
+                 run acetate in a user namespace with subordinate ids (podman unshare) to have them as they are",
+            shown(store.root())
+        ));
+    }
+    Ok(store)
 }
 
 impl From<acetate_store::Error> for Failure {

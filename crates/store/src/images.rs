@@ -118,6 +118,13 @@ impl Store {
         Ok(names)
     }
 
+    /// The image that a record of a name means.
+    pub(crate) fn name_of(&self, path: &std::path::Path) -> Result<Digest> {
+        let value: Option<NameRecord> = record::read_json(path)?;
+        let gone = || Error::Record { path: path.to_owned(), reason: "it is gone".into() };
+        value.map(|value| value.image).ok_or_else(gone)
+    }
+
     /// All images, in the order of their ids.
     ///
     /// # Errors

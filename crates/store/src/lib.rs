@@ -7,6 +7,7 @@
 //! The store never mounts by itself: it hands out a [`Plan`].
 
 pub mod changes;
+mod check;
 mod commit;
 pub mod driver;
 mod error;
@@ -22,6 +23,7 @@ mod transfer;
 mod trees;
 mod workspaces;
 
+pub use check::{Depth, Problem};
 pub use commit::Edit;
 pub use error::{Error, Result};
 pub use export::Form;

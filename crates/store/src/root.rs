@@ -12,11 +12,12 @@
 //! trees/ID/             a tree of a workspace or of a stack of layers, for drivers that need one
 //! downloads/            parts of layers that were not got to their end
 //! mounts/NAME           where workspaces are mounted
+//! damaged/              what a repair has moved out of the way
 //! staging/              what is being made; nothing in it counts
 //! trash/                what is being removed
 //! ```
 
-use crate::driver::btrfs;
+use crate::driver::{btrfs, tree};
 use crate::error::{Error, Result, Step};
 use crate::record;
 use acetate_image::{Options, Owners};
@@ -34,8 +35,19 @@ use std::path::{Path, PathBuf};
 const FORMAT: &str = "acetate-store-1";
 
 /// The directories of a store.
-const PARTS: [&str; 10] =
-    ["layers", "images", "names", "workspaces", "uppers", "trees", "downloads", "mounts", "staging", "trash"];
+pub(crate) const PARTS: [&str; 11] = [
+    "layers",
+    "images",
+    "names",
+    "workspaces",
+    "uppers",
+    "trees",
+    "downloads",
+    "mounts",
+    "damaged",
+    "staging",
+    "trash",
+];
 
 /// What was found out when the store was made, and holds for all that is in it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -207,20 +219,16 @@ pub(crate) fn rename(from: &Path, to: &Path) -> Result<()> {
     record::sync_parent(to)
 }
 
-/// Removes a tree or subvolume, or one that lies directly in a tree.
+/// Removes a tree, subvolumes in it included.
 pub(crate) fn remove(path: &Path) -> Result<()> {
-    if !fs::symlink_metadata(path).step("look at", path)?.is_dir() {
-        return fs::remove_file(path).step("remove", path);
+    // What is made of a subvolume is made in a directory of that name.
+    for path in [&path.join("tree"), path] {
+        if btrfs::is_subvolume(path).unwrap_or(false) {
+            btrfs::delete(path)?;
+        }
     }
-    let is_subvolume = |path: &Path| btrfs::is_subvolume(path).unwrap_or(false);
-    if is_subvolume(path) {
-        return Ok(btrfs::delete(path)?);
-    }
-    let inner = path.join("tree");
-    if is_subvolume(&inner) {
-        btrfs::delete(&inner)?;
-    }
-    fs::remove_dir_all(path).step("remove", path)
+    tree::remove_tree(path)?;
+    Ok(())
 }
 
 fn make_dirs(root: &Path) -> Result<()> {

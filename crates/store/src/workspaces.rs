@@ -268,6 +268,7 @@ impl Store {
         let path = self.workspace_path(name);
         fs::remove_file(&path).step("remove", &path)?;
         record::sync_parent(&path)?;
+        self.pin(&workspace, false)?;
         let mountpoint = self.mountpoint(&workspace);
         match fs::remove_dir(&mountpoint) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -387,6 +388,30 @@ impl Store {
             return Err(busy(name, "it is mounted"));
         }
         Ok((workspace, alone))
+    }
+
+    /// Says whether a workspace stays mounted when no command runs in it any more.
+    ///
+    /// # Errors
+    /// [`Error::Path`]
+    pub fn pin(&self, workspace: &Workspace, stays: bool) -> Result<()> {
+        let path = self.pin_path(&workspace.name);
+        if stays {
+            return File::create(&path).map(drop).step("create", path);
+        }
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            other => other.step("remove", path),
+        }
+    }
+
+    /// Whether it does.
+    pub fn is_pinned(&self, workspace: &Workspace) -> bool {
+        self.pin_path(&workspace.name).exists()
+    }
+
+    fn pin_path(&self, name: &str) -> PathBuf {
+        self.part("workspaces").join(format!(".{}.stays", record::file_name(name)))
     }
 
     fn use_path(&self, name: &str) -> PathBuf {

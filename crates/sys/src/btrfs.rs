@@ -19,8 +19,8 @@ const READ_ONLY: u64 = 1 << 1;
 const NAME_BYTES: usize = 4040;
 /// Room for a name in [`OldVolume`] (`BTRFS_PATH_NAME_MAX` and a NUL).
 const OLD_NAME_BYTES: usize = 4088;
-/// `BTRFS_SUBVOL_SYNC_WAIT_FOR_QUEUED`
-const WAIT_FOR_QUEUED: u32 = 1;
+/// `BTRFS_SUBVOL_SYNC_COUNT`
+const COUNT_QUEUED: u32 = 2;
 
 /// `struct btrfs_ioctl_vol_args_v2`
 #[repr(C)]
@@ -84,6 +84,7 @@ const _: () = assert!(size_of::<SpaceArgs>() == 16 + 24 * SPACES && size_of::<Wa
 const SPACE_INFO: Opcode = opcode::read_write::<[u64; 2]>(GROUP, 20);
 const SNAP_CREATE_V2: Opcode = opcode::write::<Volume>(GROUP, 23);
 const SUBVOL_CREATE_V2: Opcode = opcode::write::<Volume>(GROUP, 24);
+const SYNC: Opcode = opcode::none(GROUP, 8);
 const SNAP_DESTROY: Opcode = opcode::write::<OldVolume>(GROUP, 15);
 const DEV_INFO: Opcode = opcode::read_write::<DevInfo>(GROUP, 30);
 const FS_INFO: Opcode = opcode::read::<FsInfo>(GROUP, 31);
@@ -119,7 +120,7 @@ pub fn snapshot(source: BorrowedFd<'_>, parent: BorrowedFd<'_>, name: &CStr, rea
 }
 
 /// Removes the subvolume `name` of the directory `parent` with all that is in it. Its space comes back later, when the
-/// filesystem's cleaner gets to it ([`wait_for_deleted`]).
+/// filesystem's cleaner gets to it ([`deleted_waiting`]).
 ///
 /// # Errors
 /// `ENOTEMPTY` if it holds another subvolume, `EPERM` without CAP_SYS_ADMIN (unless the filesystem is mounted with
@@ -132,17 +133,25 @@ pub fn delete(parent: BorrowedFd<'_>, name: &CStr) -> Result<()> {
     check(result.into()).map(drop)
 }
 
-/// Waits until the cleaner has removed what was deleted before this call (since Linux 6.13).
+/// Commits what is under way and wakes the cleaner, which syncfs(2) does not.
+///
+/// # Errors
+/// `ENOTTY` where this is not btrfs; `EIO`, `ENOSPC`.
+pub fn sync(fd: BorrowedFd<'_>) -> Result<()> {
+    // SAFETY: this call takes no argument.
+    check(unsafe { libc::ioctl(fd.as_raw_fd(), SYNC as _, 0) }.into()).map(drop)
+}
+
+/// How many deleted subvolumes still wait for the cleaner or are being removed by it (since Linux 6.13).
 ///
 /// # Errors
 /// `ENOTTY` before that.
-pub fn wait_for_deleted(fd: BorrowedFd<'_>) -> Result<()> {
-    let mut args = Wait { subvolid: 0, mode: WAIT_FOR_QUEUED, count: 0 };
-    crate::retry(|| {
-        // SAFETY: the kernel reads and writes one `struct btrfs_ioctl_subvol_wait`, whose layout and size this is.
-        let result = unsafe { libc::ioctl(fd.as_raw_fd(), SUBVOL_SYNC_WAIT as _, &raw mut args) };
-        check(result.into()).map(drop)
-    })
+pub fn deleted_waiting(fd: BorrowedFd<'_>) -> Result<u32> {
+    let mut args = Wait { subvolid: 0, mode: COUNT_QUEUED, count: 0 };
+    // SAFETY: the kernel reads and writes one `struct btrfs_ioctl_subvol_wait`, whose layout and size this is.
+    let result = unsafe { libc::ioctl(fd.as_raw_fd(), SUBVOL_SYNC_WAIT as _, &raw mut args) };
+    check(result.into())?;
+    Ok(args.count)
 }
 
 /// Whether the directory is the root of a subvolume.

@@ -1,8 +1,11 @@
 //! The subcommands, one a file.
 
+pub(crate) mod check;
 pub(crate) mod driver;
+pub(crate) mod image;
 pub(crate) mod mount;
 pub(crate) mod mounts;
 pub(crate) mod personality;
 pub(crate) mod tour;
 pub(crate) mod umount;
+pub(crate) mod workspace;

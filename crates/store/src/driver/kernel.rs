@@ -3,9 +3,10 @@
 //! Options, their limits and their checks: the kernel's Documentation/filesystems/overlayfs.rst and
 //! fs/overlayfs/params.c (Linux 6.18).
 
+use acetate_layer::dir::is_within;
 use acetate_sys::Errno;
 use acetate_sys::fscontext::{FsContext, attach, mount_text};
-use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags, openat, statx};
 use std::ffi::OsStr;
 use std::fmt;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -235,7 +236,7 @@ fn mount_detached(stack: &Stack<'_>, target: &Path) -> Result<OwnedFd, Refused> 
         Err(Errno::NODEV) => return Err(MountError::Unknown.into()),
         // Both: of the kernel or of a seccomp filter.
         Err(Errno::PERM | Errno::ACCESS) => return Err(MountError::Privilege.into()),
-        Err(errno) => return Err(stack_error(target, errno, &[]).into()),
+        Err(errno) => return Err(refused(stack, target, errno, &[]).into()),
         Ok(context) => context,
     };
     let option = |option: &'static str, errno: Errno| MountError::Option {
@@ -267,7 +268,7 @@ fn mount_detached(stack: &Stack<'_>, target: &Path) -> Result<OwnedFd, Refused> 
         set_layer(&context, "upperdir", Role::Upper, upper, &mut held)?;
         set_layer(&context, "workdir", Role::Work, work, &mut held)?;
     }
-    context.mount().map_err(|errno| stack_error(target, errno, &context.messages()).into())
+    context.mount().map_err(|errno| refused(stack, target, errno, &context.messages()).into())
 }
 
 /// Whether the kernel knows `lowerdir+` (since 6.7). `/` is a directory like others.
@@ -351,7 +352,7 @@ fn mount_old(stack: &Stack<'_>, target: &Path) -> Result<(), MountError> {
     mount_text("overlay", "acetate", target, &text).map_err(|errno| match errno {
         Errno::NODEV => MountError::Unknown,
         Errno::PERM => MountError::Privilege,
-        errno => stack_error(target, errno, &[]),
+        errno => refused(stack, target, errno, &[]),
     })
 }
 
@@ -390,8 +391,35 @@ fn escape(path: &[u8], text: &mut Vec<u8>) {
     }
 }
 
-fn stack_error(target: &Path, errno: Errno, messages: &[Vec<u8>]) -> MountError {
-    MountError::Stack { target: target.into(), reason: reason(errno, messages), errno }
+/// The error of a stack that the kernel refuses as a whole. Of many causes it tells its own log only, so what can be
+/// seen from here is looked at.
+fn refused(stack: &Stack<'_>, target: &Path, errno: Errno, messages: &[Vec<u8>]) -> MountError {
+    let seen = if errno == Errno::INVAL {
+        stack.upper.and_then(|(upper, work)| wrong_pair(upper, work))
+    } else {
+        None
+    };
+    let reason = seen.map_or_else(|| reason(errno, messages), str::to_owned);
+    MountError::Stack { target: target.into(), reason, errno }
+}
+
+/// What is wrong with an upper layer and its work directory, if that can be seen. What cannot be looked at is not.
+fn wrong_pair(upper: &Path, work: &Path) -> Option<&'static str> {
+    if is_within(upper, work).ok()? || is_within(work, upper).ok()? {
+        return Some("one of upper layer and work directory lies within the other");
+    }
+    if mount_id(upper)? != mount_id(work)? {
+        return Some("upper layer and work directory are on different mounts");
+    }
+    let incompat = work.join("work/incompat");
+    rustix::fs::access(&incompat, rustix::fs::Access::EXISTS).ok()?;
+    Some("the work directory is that of a volatile mount, whose upper layer may have lost data")
+}
+
+/// The mount that a directory is on, by its id.
+fn mount_id(path: &Path) -> Option<u64> {
+    let stat = statx(CWD, path, AtFlags::empty(), StatxFlags::MNT_ID).ok()?;
+    Some(stat.stx_mnt_id)
 }
 
 /// What the kernel said, else what its errno means.

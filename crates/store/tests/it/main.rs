@@ -1,5 +1,6 @@
-//! Tests of the store on real directories and mounts.
+//! The store on real filesystems.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 mod changes;
+mod driver;

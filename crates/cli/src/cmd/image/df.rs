@@ -61,7 +61,9 @@ pub(super) fn run(store: &Store, args: &DfArgs) -> Result<Exit, Failure> {
         return answer_json(&Document {
             schema: "acetate-df-v1",
             layers: usage.layers.iter().map(layer).collect(),
-            workspaces: workspaces.map(|(name, bytes)| Workspace { name: name.clone(), bytes: *bytes }).collect(),
+            workspaces: workspaces
+                .map(|(name, bytes)| Workspace { name: name.clone(), bytes: *bytes })
+                .collect(),
             branches: usage.branches,
             trees: usage.trees,
             transient: usage.transient,

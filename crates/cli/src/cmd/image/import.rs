@@ -73,7 +73,7 @@ pub(super) fn run(store: &Store, args: &ImportArgs) -> Result<Exit, Failure> {
     let source = if stdin { "standard input".to_owned() } else { shown(&args.source).to_string() };
     // What is compressed cannot be searched for manifests; a single tree need not be.
     let spool = if stdin {
-        Some(store.spool(std::io::stdin().lock()).or_else(|_| store.spool(std::io::stdin()))?)
+        Some(store.spool(std::io::stdin())?)
     } else if format != Some(Format::Root) && args.source.is_file() && is_compressed(&args.source)? {
         let file = std::fs::File::open(&args.source).map_err(|error| Failure::io(&source, &error))?;
         Some(store.spool(file)?)

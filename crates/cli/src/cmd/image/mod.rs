@@ -11,6 +11,8 @@ mod remove;
 mod show;
 mod tag;
 
+pub(crate) use df::warn_of;
+
 use crate::Exit;
 use crate::error::Failure;
 use crate::store::StoreArgs;

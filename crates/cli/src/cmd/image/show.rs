@@ -45,8 +45,9 @@ struct Item {
 
 pub(super) fn run(store: &Store, args: &ShowArgs) -> Result<Exit, Failure> {
     let image = store.image(&args.image)?;
-    let config: Value = serde_json::from_slice(&image.config)
-        .map_err(|error| Failure::new(format_args!("configuration of {}: {error}", image.id), "import it again"))?;
+    let config: Value = serde_json::from_slice(&image.config).map_err(|error| {
+        Failure::new(format_args!("configuration of {}: {error}", image.id), "import it again")
+    })?;
     let history: Vec<String> = config["history"]
         .as_array()
         .into_iter()
@@ -85,7 +86,9 @@ pub(super) fn run(store: &Store, args: &ShowArgs) -> Result<Exit, Failure> {
     answer_line(format_args!("added    {} from {}", image.added, image.source))?;
     let word = |key: &str| config[key].as_str().unwrap_or("-").to_owned();
     answer_line(format_args!("platform {}/{}", word("os"), word("architecture")))?;
-    for (title, key) in [("entry", "Entrypoint"), ("command", "Cmd"), ("workdir", "WorkingDir"), ("user", "User")] {
+    for (title, key) in
+        [("entry", "Entrypoint"), ("command", "Cmd"), ("workdir", "WorkingDir"), ("user", "User")]
+    {
         let value = &config["config"][key];
         if !value.is_null() && *value != Value::String(String::new()) {
             answer_line(format_args!("{title:8} {value}"))?;
@@ -94,7 +97,8 @@ pub(super) fn run(store: &Store, args: &ShowArgs) -> Result<Exit, Failure> {
     answer_line("")?;
     let mut rows = vec![["LAYER", "SIZE", "FILES", "HIDES", "MADE BY"].map(str::to_owned).to_vec()];
     for layer in layers {
-        let made: String = layer.created_by.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(60).collect();
+        let made: String =
+            layer.created_by.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(60).collect();
         rows.push(vec![
             layer.diff_id[7..19].to_owned(),
             size(layer.archive_bytes),

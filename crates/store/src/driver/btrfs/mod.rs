@@ -13,6 +13,11 @@ use std::ffi::{CString, OsStr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// How long [`settle`] waits before it looks again: at first, and at most.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(5);
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
 /// Why something about a subvolume failed.
 #[derive(Debug, thiserror::Error)]
@@ -162,22 +167,36 @@ pub fn delete(path: &Path) -> Result<(), BtrfsError> {
 }
 
 /// Commits what is under way on the filesystem of the directory `path` and waits until the space of deleted subvolumes
-/// is free. Returns whether it could wait for that: `false` before Linux 6.13 or without the privilege.
+/// is free, however long that takes. Returns whether it could wait: `false` before Linux 6.13.
 ///
 /// # Errors
 /// [`BtrfsError::Open`], [`BtrfsError::Failed`].
 pub fn settle(path: &Path) -> Result<bool, BtrfsError> {
     let dir = open_dir(path)?;
-    let failed = |errno| BtrfsError::Failed { what: "sync the filesystem of", path: path.into(), errno };
-    // The first commit wakes the cleaner, the second makes reusable what it freed.
-    rustix::fs::syncfs(&dir).map_err(failed)?;
-    let waited = match btrfs::wait_for_deleted(dir.as_fd()) {
-        Ok(()) => true,
-        Err(Errno::NOTTY | Errno::INVAL | Errno::PERM) => false,
-        Err(errno) => return Err(failed(errno)),
-    };
-    rustix::fs::syncfs(&dir).map_err(failed)?;
-    Ok(waited)
+    settle_at(&dir).map_err(|errno| BtrfsError::Failed {
+        what: "sync the filesystem of",
+        path: path.into(),
+        errno,
+    })
+}
+
+fn settle_at(dir: &OwnedFd) -> Result<bool, Errno> {
+    // The kernel's own call to wait looks again only after tens of seconds, while the cleaner, once woken, takes
+    // milliseconds a subvolume.
+    let mut pause = SHORTEST_PAUSE;
+    loop {
+        // Wakes the cleaner, and makes reusable what it has freed.
+        btrfs::sync(dir.as_fd())?;
+        match btrfs::deleted_waiting(dir.as_fd()) {
+            Ok(0) => break,
+            Ok(_) => std::thread::sleep(pause),
+            Err(Errno::NOTTY) => return Ok(false),
+            Err(errno) => return Err(errno),
+        }
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+    btrfs::sync(dir.as_fd())?;
+    Ok(true)
 }
 
 /// Where a subvolume is or shall be.

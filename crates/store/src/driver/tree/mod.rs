@@ -12,12 +12,13 @@ mod data;
 mod merge;
 mod remove;
 
-use acetate_layer::Errno;
 use acetate_layer::dir::{DirLayer, is_within};
 use acetate_layer::mark::Dialect;
+use acetate_layer::{Errno, Layer};
 use merge::Merge;
 use std::fs::DirBuilder;
 use std::ops::AddAssign;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
@@ -168,6 +169,22 @@ pub fn clone_tree(from: &Path, to: &Path, how: How) -> Result<Totals, TreeError>
     in_new_dir(to, |to| bring(from, to, None, how))
 }
 
+/// Removes whatever is at `path` with all below it, however deep; modes that forbid it to its owner are changed. Returns
+/// whether there was anything. A symlink at `path` is removed itself. Subvolumes in it have to be empty.
+///
+/// # Errors
+/// [`TreeError::Open`] about the directory above, [`TreeError::Failed`].
+pub fn remove_tree(path: &Path) -> Result<bool, TreeError> {
+    let failed = |errno| TreeError::Failed { what: "remove", path: path.into(), errno };
+    let name = path.file_name().ok_or_else(|| failed(Errno::INVAL))?;
+    let above = match path.parent() {
+        Some(above) if !above.as_os_str().is_empty() => above,
+        _ => Path::new("."),
+    };
+    let layer = DirLayer::open_upper(above).map_err(|errno| TreeError::Open { path: above.into(), errno })?;
+    remove::remove(&layer, layer.root(), name.as_bytes()).map_err(failed)
+}
+
 fn bring(from: &Path, to: &Path, marks: Option<Dialect>, how: How) -> Result<Totals, TreeError> {
     let open_error = |path: &Path| {
         let path = path.to_path_buf();
@@ -194,6 +211,6 @@ fn in_new_dir(
     })?;
     fill(path).inspect_err(|_| {
         // Why it failed matters more than what is left of it.
-        let _left_behind = std::fs::remove_dir_all(path);
+        let _left_behind = remove_tree(path);
     })
 }
