@@ -216,7 +216,7 @@ impl Store {
                 (Some(name), Ok(image)) => {
                     let what = format!("image {image} is not there");
                     let act = Act::Untag(name.clone());
-                    findings.push(finding("name-dangling", &name, what, "take the name away", act));
+                    findings.push(finding("leftover", &format!("name {name}"), what, "take it away", act));
                 }
                 (_, Err(error)) => {
                     let act = Act::MoveAway(path);

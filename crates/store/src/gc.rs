@@ -93,6 +93,9 @@ impl Store {
     pub fn gc(&self, dry_run: bool) -> Result<Vec<Garbage>> {
         let _lock = self.exclusive()?;
         let garbage = self.garbage()?;
+        if !dry_run {
+            self.drop_dangling_names()?;
+        }
         let mut found = Vec::with_capacity(garbage.len());
         for (path, item) in garbage {
             if !dry_run {

@@ -6,6 +6,7 @@ use crate::root::Store;
 use acetate_image::Digest;
 use acetate_image::source::diff_ids;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 
@@ -41,6 +42,8 @@ struct NameRecord {
 
 const IMAGE: &str = "acetate-image-1";
 const NAME: &str = "acetate-name-1";
+/// The file of an image with names that it gets.
+const PENDING: &str = "names.json";
 /// How short an image's id may be given.
 const PREFIX_MIN: usize = 4;
 
@@ -69,11 +72,50 @@ impl Store {
         record::write(&at("config.json"), &at(".config"), config)?;
         let image = ImageRecord { schema: IMAGE.into(), added: record::now(), source: source.to_owned() };
         record::write_json(&at("image.json"), &at(".image"), &image)?;
-        staging.publish(&self.image_dir(&id))?;
-        for name in names {
-            self.tag(&id, name)?;
+        let names: Result<Vec<String>> = names.iter().map(|name| full_name(name)).collect();
+        let names = names?;
+        if !names.is_empty() {
+            record::write_json(&at(PENDING), &at(".pending"), &names)?;
+        }
+        // From this moment on it is there, and has its names.
+        if staging.publish(&self.image_dir(&id))? {
+            self.settle_names()?;
+        } else {
+            names.iter().try_for_each(|name| self.tag(&id, name))?;
         }
         Ok(id)
+    }
+
+    /// The names that images got when they were recorded and that have no records of their own yet.
+    fn pending_names(&self) -> Result<Vec<(PathBuf, Digest, Vec<String>)>> {
+        let mut found = Vec::new();
+        for dir in record::names(&self.part("images"))? {
+            let path = self.part("images").join(&dir).join(PENDING);
+            if let (Ok(id), Some(names)) = (Digest::from_hex(&dir), record::read_json(&path)?) {
+                found.push((path, id, names));
+            }
+        }
+        Ok(found)
+    }
+
+    /// Writes the records of pending names, also of those that a killed command has left.
+    fn settle_names(&self) -> Result<()> {
+        for (path, id, names) in self.pending_names()? {
+            for name in names {
+                self.write_name(&id, &name)?;
+            }
+            match fs::remove_file(&path) {
+                // Somebody else has settled them too.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                other => other.step("remove", &path)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn write_name(&self, id: &Digest, name: &str) -> Result<()> {
+        let value = NameRecord { schema: NAME.into(), image: *id };
+        record::write_json(&self.name_path(name), &self.temporary()?, &value)
     }
 
     /// Gives an image a name, which another one may lose by that.
@@ -82,8 +124,8 @@ impl Store {
     /// [`Error::BadName`], [`Error::Path`]
     pub fn tag(&self, id: &Digest, name: &str) -> Result<()> {
         let name = full_name(name)?;
-        let value = NameRecord { schema: NAME.into(), image: *id };
-        record::write_json(&self.name_path(&name), &self.temporary()?, &value)
+        self.settle_names()?;
+        self.write_name(id, &name)
     }
 
     /// Takes a name away; `false` if there is none such.
@@ -91,6 +133,7 @@ impl Store {
     /// # Errors
     /// [`Error::Path`]
     pub fn untag(&self, name: &str) -> Result<bool> {
+        self.settle_names()?;
         let path = self.name_path(name);
         match fs::remove_file(&path) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
@@ -105,17 +148,21 @@ impl Store {
     /// # Errors
     /// [`Error::Path`], [`Error::Record`]
     pub fn names(&self) -> Result<Vec<(String, Digest)>> {
-        let mut names = Vec::new();
+        let mut names = BTreeMap::new();
         for file in record::names(&self.part("names"))? {
             let path = self.part("names").join(&file);
             // Removed since it was listed.
             let Some(value) = record::read_json::<NameRecord>(&path)? else { continue };
             let name = record::from_file_name(&file)
                 .ok_or_else(|| Error::Record { path, reason: "its name makes no sense".into() })?;
-            names.push((name, value.image));
+            names.insert(name, value.image);
         }
-        names.sort();
-        Ok(names)
+        for (_, id, pending) in self.pending_names()? {
+            names.extend(pending.into_iter().map(|name| (name, id)));
+        }
+        // A name whose image is gone is left from its removal.
+        names.retain(|_, id| self.image_dir(id).exists());
+        Ok(names.into_iter().collect())
     }
 
     /// The image that a record of a name means.
@@ -123,6 +170,20 @@ impl Store {
         let value: Option<NameRecord> = record::read_json(path)?;
         let gone = || Error::Record { path: path.to_owned(), reason: "it is gone".into() };
         value.map(|value| value.image).ok_or_else(gone)
+    }
+
+    /// Removes the records of names whose images are gone, which an interrupted removal has left.
+    pub(crate) fn drop_dangling_names(&self) -> Result<()> {
+        self.settle_names()?;
+        for file in record::names(&self.part("names"))? {
+            let path = self.part("names").join(file);
+            if let Ok(id) = self.name_of(&path)
+                && !self.image_dir(&id).exists()
+            {
+                fs::remove_file(&path).step("remove", &path)?;
+            }
+        }
+        Ok(())
     }
 
     /// All images, in the order of their ids.
@@ -200,10 +261,10 @@ impl Store {
             let name = image.names.first().cloned().unwrap_or_else(|| image.id.short());
             return Err(Error::InUse { image: name, users: users.join(", ") });
         }
-        for name in &image.names {
-            self.untag(name)?;
-        }
-        self.discard(&self.image_dir(&image.id)).map(drop)
+        self.settle_names()?;
+        // From this moment on it is gone; names that lead nowhere are none.
+        self.discard(&self.image_dir(&image.id))?;
+        image.names.iter().try_for_each(|name| self.untag(name).map(drop))
     }
 }
 

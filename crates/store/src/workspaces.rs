@@ -234,8 +234,8 @@ impl Store {
                 child.driver = driver;
                 child.lowers.insert(0, Part::Upper(id));
                 parent.lowers = child.lowers.clone();
-                child.own = Own::Upper(self.make_upper()?);
-                parent.own = Own::Upper(self.make_upper()?);
+                child.own = self.make_own(driver, &child.lowers)?;
+                parent.own = self.make_own(driver, &parent.lowers)?;
                 // From here on the parent does not write to what the child will stand on.
                 self.replace(&parent)?;
             }

@@ -6,4 +6,5 @@ mod lifecycle;
 mod lockstep;
 mod matrix;
 mod real;
+mod store;
 mod suites;
