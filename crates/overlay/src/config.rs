@@ -12,6 +12,17 @@ pub struct Stack<L> {
     pub lowers: Vec<L>,
 }
 
+/// What is done with redirects (`redirect_dir`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Redirects {
+    /// They are followed, and made when a directory with lower parts is renamed (`on`).
+    Make,
+    /// Those that layers hold are followed (`follow`, the kernel's default).
+    Follow,
+    /// Meeting one is an error (`nofollow`).
+    Refuse,
+}
+
 /// The rules of a mount.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -21,12 +32,22 @@ pub struct Config {
     pub whiteouts: WhiteoutForm,
     /// Private attributes can be stored in upper. Without them there is no origin, impure or opaque mark.
     pub marks_storable: bool,
-    /// Redirects in layers are followed (`redirect_dir=follow`, the kernel's default); else meeting one is an error.
-    pub follow_redirects: bool,
+    /// What is done with redirects.
+    pub redirects: Redirects,
+    /// Lower layers may be changed while nothing is mounted. Not so once an option needs to find lower objects again;
+    /// new directories in merged ones are then marked opaque at once, which saves lookups.
+    pub offline_changes: bool,
     /// No operation changes anything, although there is an upper layer.
     pub read_only: bool,
     /// Device and inode numbers of further directories that may not be reached as children: the work directory.
     pub trapped: Vec<(u64, u64)>,
+}
+
+impl Config {
+    /// Whether redirects that layers hold are followed.
+    pub(crate) fn follows_redirects(&self) -> bool {
+        self.redirects != Redirects::Refuse
+    }
 }
 
 impl Default for Config {
@@ -36,7 +57,8 @@ impl Default for Config {
             dialect: Dialect::Trusted,
             whiteouts: WhiteoutForm::Device,
             marks_storable: true,
-            follow_redirects: true,
+            redirects: Redirects::Follow,
+            offline_changes: true,
             read_only: false,
             trapped: Vec::new(),
         }

@@ -13,11 +13,12 @@ mod merge;
 mod node;
 mod op;
 mod protect;
+mod redirect;
 mod table;
 mod types;
 
 pub use acetate_layer::work::WhiteoutForm;
-pub use config::{Config, Stack};
+pub use config::{Config, Redirects, Stack};
 pub use error::{OpError, Result};
 pub use types::*;
 

@@ -14,6 +14,8 @@ pub(crate) struct Found<L: UpperLayer> {
     pub upper: Option<Real<L>>,
     /// Lower parts.
     pub lowers: Vec<Lower<L>>,
+    /// Where the upper part says that it goes on below.
+    pub redirect: Option<Redirect>,
     /// Attributes of the topmost part.
     pub stat: Stat,
     /// A non-directory in upper has the number of its origin.
@@ -33,7 +35,8 @@ struct Search {
     is_dir: bool,
     stop: bool,
     metacopy: bool,
-    redirected: bool,
+    /// The last redirect that was met.
+    redirect: Option<Redirect>,
     /// Nothing lies below: marks need not be read.
     last: bool,
     xattr_whiteouts: bool,
@@ -74,8 +77,8 @@ impl<L: UpperLayer> Overlay<L> {
             is_dir: false,
             stop: false,
             metacopy: false,
-            redirected: false,
-            last: !self.config.follow_redirects && parent.lowers.is_empty(),
+            redirect: None,
+            last: !self.config.follows_redirects() && parent.lowers.is_empty(),
             xattr_whiteouts: false,
         };
         let mut upper = None;
@@ -84,6 +87,7 @@ impl<L: UpperLayer> Overlay<L> {
         {
             upper = self.search_layer(layer, dir, &mut search, true)?;
         }
+        let redirect = search.redirect.clone();
         let mut lowers: Vec<Lower<L>> = Vec::new();
         let mut top: Option<Stat> = None;
         // An absolute redirect continues at the layers' roots, whatever the parent merges.
@@ -109,7 +113,7 @@ impl<L: UpperLayer> Overlay<L> {
                 continue;
             }
             self.may_follow(&search)?;
-            search.last = if self.config.follow_redirects {
+            search.last = if self.config.follows_redirects() {
                 Some(layer_number) == bottom
             } else if at_root {
                 index + 1 == self.lowers.len()
@@ -146,12 +150,12 @@ impl<L: UpperLayer> Overlay<L> {
             }
         }
         self.may_follow(&search)?;
-        self.assemble(upper, lowers, top)
+        self.assemble(upper, redirect, lowers, top)
     }
 
     /// A mark that has been met and may not be followed ends the lookup before another layer is searched.
     fn may_follow(&self, search: &Search) -> Result<()> {
-        if search.metacopy || search.redirected && !self.config.follow_redirects {
+        if search.metacopy || search.redirect.is_some() && !self.config.follows_redirects() {
             return Err(OpError::MarkRefused);
         }
         Ok(())
@@ -160,6 +164,7 @@ impl<L: UpperLayer> Overlay<L> {
     fn assemble(
         &self,
         upper: Option<Part<L>>,
+        redirect: Option<Redirect>,
         mut lowers: Vec<Lower<L>>,
         top: Option<Stat>,
     ) -> Result<Option<Found<L>>> {
@@ -174,6 +179,7 @@ impl<L: UpperLayer> Overlay<L> {
             }
             return Ok(Some(Found {
                 upper: None,
+                redirect: None,
                 ino: lower_ino(&stat),
                 prot: crate::protect::real_protection(&stat),
                 lower_dir: (stat.kind == Kind::Dir).then_some((stat.dev, stat.ino)),
@@ -189,6 +195,7 @@ impl<L: UpperLayer> Overlay<L> {
             lower_dir: None,
             has_origin: false,
             upper: Some(upper.real.clone()),
+            redirect,
             lowers: Vec::new(),
             stat: upper.stat,
         };
@@ -320,7 +327,7 @@ impl<L: UpperLayer> Overlay<L> {
         };
         let redirect = Redirect::parse(&value)
             .map_err(|_| OpError::BrokenMark { what: "a redirect is malformed", errno: Errno::INVAL })?;
-        search.redirected = true;
+        search.redirect = Some(redirect.clone());
         let mut path = match &redirect {
             Redirect::Absolute(path) => {
                 // It holds even below an opaque ancestor met on the way.

@@ -11,7 +11,7 @@
 
 use crate::NodeId;
 use crate::listing::Listing;
-use acetate_layer::mark::ProtAttr;
+use acetate_layer::mark::{ProtAttr, Redirect};
 use acetate_layer::{At, Kind, UpperLayer};
 use parking_lot::{Mutex, RwLock};
 use std::collections::HashMap;
@@ -104,6 +104,8 @@ pub(crate) struct State<L: UpperLayer> {
     pub upper: Option<Real<L>>,
     /// Its lower parts: all that a directory merges; at most one of other objects that are not in upper.
     pub lowers: Vec<Lower<L>>,
+    /// Where its upper part says that it goes on below.
+    pub redirect: Option<Redirect>,
     /// A non-directory in upper whose number is that of the lower object it was copied from.
     pub has_origin: bool,
     /// The inode number.
@@ -120,6 +122,7 @@ impl<L: UpperLayer> State<L> {
             removed_from: None,
             upper: None,
             lowers: Vec::new(),
+            redirect: None,
             has_origin: false,
             ino,
             prot: ProtAttr::default(),

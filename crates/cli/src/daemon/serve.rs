@@ -117,7 +117,8 @@ fn config(opened: &Opened, read_only: bool) -> Result<Config, Failure> {
         dialect: opened.dialect,
         whiteouts: opened.whiteouts,
         marks_storable: opened.marks_storable,
-        follow_redirects: opened.follow_redirects,
+        redirects: opened.redirects,
+        offline_changes: opened.offline_changes,
         read_only,
         trapped,
     })

@@ -2,12 +2,13 @@
 
 use super::place::Place;
 use crate::error::Failure;
-use crate::options::{Marks, Mounter, Resolved};
+use crate::options::{Marks, Mounter, RedirectDir, Resolved};
 use crate::out::{cause, note, shown, warn};
 use acetate_layer::dir::DirLayer;
 use acetate_layer::mark::Dialect;
 use acetate_layer::work::{self, PrepareError, WhiteoutForm};
 use acetate_layer::{At, Layer};
+use acetate_overlay::Redirects;
 use rustix::io::Errno;
 use rustix::thread::{CapabilitySet, capabilities};
 
@@ -24,8 +25,10 @@ pub(crate) struct Opened {
     pub(crate) whiteouts: WhiteoutForm,
     /// Whether marks can be stored.
     pub(crate) marks_storable: bool,
-    /// Whether redirects are followed.
-    pub(crate) follow_redirects: bool,
+    /// What is done with redirects.
+    pub(crate) redirects: Redirects,
+    /// Lower layers may change between mounts.
+    pub(crate) offline_changes: bool,
     /// Device and inode number of the work directory, which cannot be used through the mount.
     pub(crate) workdir: Option<(u64, u64)>,
     /// Nothing can be written although there is an upper layer.
@@ -61,7 +64,8 @@ pub(super) fn open(
         dialect,
         whiteouts: WhiteoutForm::Device,
         marks_storable: false,
-        follow_redirects: resolved.follow_redirects && dialect == Dialect::Trusted,
+        redirects: redirects(resolved, dialect == Dialect::Trusted),
+        offline_changes: true,
         workdir: None,
         forced_read_only: false,
     };
@@ -102,11 +106,21 @@ fn open_writable(
     opened.marks_storable = abilities.dialect.is_some();
     opened.dialect = abilities.dialect.unwrap_or(opened.dialect);
     opened.whiteouts = abilities.whiteouts;
-    opened.follow_redirects =
-        resolved.follow_redirects && opened.marks_storable && opened.dialect == Dialect::Trusted;
+    opened.redirects = redirects(resolved, opened.marks_storable && opened.dialect == Dialect::Trusted);
+    opened.offline_changes = opened.redirects != Redirects::Make;
     opened.upper = Some(layer);
     tell_choice(opened, wanted, upper);
     Ok(())
+}
+
+/// What is done with redirects where marks can be trusted; else everybody could forge them.
+fn redirects(resolved: Resolved, trusted: bool) -> Redirects {
+    match resolved.redirect_dir {
+        _ if !trusted => Redirects::Refuse,
+        RedirectDir::On => Redirects::Make,
+        RedirectDir::Follow | RedirectDir::Off => Redirects::Follow,
+        RedirectDir::NoFollow => Redirects::Refuse,
+    }
 }
 
 /// One line about a choice that the mounter may not expect.

@@ -1,6 +1,6 @@
 //! The rules that tie options to one another, in the order in which the kernel's overlayfs applies them.
 
-use super::{Error, Options, RedirectDir, Role, Switch, Verity, Xino};
+use super::{Error, Fsync, Options, RedirectDir, Role, Switch, Uuid, Verity, Xino};
 
 /// What the one who mounts may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,8 +25,22 @@ pub(crate) enum Marks {
 pub(crate) struct Resolved {
     /// Where marks are.
     pub(crate) marks: Marks,
-    /// Redirects that layers hold are followed.
-    pub(crate) follow_redirects: bool,
+    /// What is done with redirects; never [`RedirectDir::Off`].
+    pub(crate) redirect_dir: RedirectDir,
+    /// Changes of attributes copy attributes only, and such copies are followed.
+    pub(crate) metacopy: bool,
+    /// Copies are found by the lower object they come from.
+    pub(crate) index: bool,
+    /// All copies are.
+    pub(crate) nfs_export: bool,
+    /// One space of inode numbers.
+    pub(crate) xino: Xino,
+    /// Identity of the overlay.
+    pub(crate) uuid: Uuid,
+    /// What is checked of data below.
+    pub(crate) verity: Verity,
+    /// What is made durable.
+    pub(crate) fsync: Fsync,
 }
 
 /// Applies the rules.
@@ -37,40 +51,69 @@ pub(crate) struct Resolved {
 pub(crate) fn resolve(options: &Options, mounter: Mounter) -> Result<Resolved, Error> {
     let writable = options.upper.is_some();
     let on = |switch: Option<Switch>| switch == Some(Switch::On);
-    let redirect = redirect_in_force(options);
-    let mut metacopy = on(options.metacopy);
-
-    if metacopy && redirect != RedirectDir::On && options.redirect_dir.is_some() {
-        return Err(Error::Conflict { option: "metacopy=on", other: "redirect_dir" });
-    }
-    let mut nfs_export = on(options.nfs_export);
-    if nfs_export && !(writable && on(options.index)) {
-        if !writable && redirect != RedirectDir::NoFollow {
-            nfs_export = false;
-        } else if options.index == Some(Switch::Off) {
-            return Err(Error::Conflict { option: "nfs_export=on", other: "index=off" });
-        }
-    }
-    if nfs_export && metacopy {
-        return Err(Error::Conflict { option: "nfs_export=on", other: "metacopy=on" });
-    }
+    let mut resolved = Resolved {
+        marks: if options.userxattr { Marks::User } else { Marks::Best },
+        redirect_dir: redirect_in_force(options),
+        metacopy: on(options.metacopy),
+        index: writable && on(options.index),
+        nfs_export: on(options.nfs_export),
+        xino: options.xino.unwrap_or(Xino::Off),
+        uuid: match options.uuid.unwrap_or(Uuid::Auto) {
+            Uuid::On if !writable => Uuid::Null,
+            other => other,
+        },
+        verity: options.verity.unwrap_or(Verity::Off),
+        fsync: match options.fsync.unwrap_or(Fsync::Auto) {
+            Fsync::Volatile if !writable => Fsync::Auto,
+            other => other,
+        },
+    };
+    tie_metacopy(options, &mut resolved)?;
+    tie_export(options, &mut resolved)?;
     if options.userxattr {
-        if options.redirect_dir.is_some() && redirect != RedirectDir::NoFollow {
+        if options.redirect_dir.is_some() && redirect_in_force(options) != RedirectDir::NoFollow {
             return Err(Error::Conflict { option: "userxattr", other: "redirect_dir" });
         }
-        if metacopy {
+        if on(options.metacopy) {
             return Err(Error::Conflict { option: "userxattr", other: "metacopy=on" });
         }
-        metacopy = false;
+        resolved.redirect_dir = RedirectDir::NoFollow;
+        resolved.metacopy = false;
     } else if mounter == Mounter::User {
-        user_may(options, redirect)?;
+        user_may(options, redirect_in_force(options))?;
     }
     stack(options)?;
-    not_yet(options, redirect, metacopy, nfs_export)?;
+    not_yet(options, &resolved)?;
+    Ok(resolved)
+}
 
-    let marks = if options.userxattr { Marks::User } else { Marks::Best };
-    let follow_redirects = !options.userxattr && redirect != RedirectDir::NoFollow;
-    Ok(Resolved { marks, follow_redirects })
+/// Copies of attributes are found by redirects.
+fn tie_metacopy(options: &Options, resolved: &mut Resolved) -> Result<(), Error> {
+    if !resolved.metacopy || resolved.redirect_dir == RedirectDir::On {
+        return Ok(());
+    }
+    if options.redirect_dir.is_some() {
+        return Err(Error::Conflict { option: "metacopy=on", other: "redirect_dir" });
+    }
+    resolved.redirect_dir = RedirectDir::On;
+    Ok(())
+}
+
+/// What is exported is indexed, and copied whole.
+fn tie_export(options: &Options, resolved: &mut Resolved) -> Result<(), Error> {
+    if resolved.nfs_export && !resolved.index {
+        if options.upper.is_none() && resolved.redirect_dir != RedirectDir::NoFollow {
+            resolved.nfs_export = false;
+        } else if options.index == Some(Switch::Off) {
+            return Err(Error::Conflict { option: "nfs_export=on", other: "index=off" });
+        } else {
+            resolved.index = options.upper.is_some();
+        }
+    }
+    if resolved.nfs_export && resolved.metacopy {
+        return Err(Error::Conflict { option: "nfs_export=on", other: "metacopy=on" });
+    }
+    Ok(())
 }
 
 /// The redirect mode with the defaults of a kernel: follow, and without an upper layer following is all there is.
@@ -110,19 +153,15 @@ fn stack(options: &Options) -> Result<(), Error> {
 }
 
 /// What this version cannot do. On a mount without upper some of it comes to nothing and is accepted.
-fn not_yet(options: &Options, redirect: RedirectDir, metacopy: bool, nfs_export: bool) -> Result<(), Error> {
-    let writable = options.upper.is_some();
+fn not_yet(options: &Options, resolved: &Resolved) -> Result<(), Error> {
     let not = |option: &str, instead| Err(Error::NotYet { option: option.into(), instead });
-    if writable && redirect == RedirectDir::On {
-        return not("redirect_dir=on", "redirect_dir=follow follows the redirects that layers already hold");
-    }
-    if metacopy {
+    if resolved.metacopy {
         return not("metacopy=on", "leave it out: a change of attributes then copies the whole file");
     }
-    if nfs_export {
+    if resolved.nfs_export {
         return not("nfs_export=on", "leave it out: the mount then cannot be exported");
     }
-    if writable && options.index == Some(Switch::On) {
+    if resolved.index {
         return not("index=on", "leave it out: hard links then break at the first change, as by default");
     }
     if options.xino == Some(Xino::On) {

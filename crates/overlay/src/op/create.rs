@@ -174,12 +174,28 @@ impl<L: UpperLayer> Overlay<L> {
                 }
                 self.make_over_whiteout(upper, &dir, &real_dir, name, what, wanted, caller)?
             }
-            other => other.step(STEP)?,
+            other => {
+                let file = other.step(STEP)?;
+                if matches!(what, What::Dir) {
+                    self.hide_what_comes_below(upper, &dir, &real_dir, name);
+                }
+                file
+            }
         };
         // Record.
         let (node, attr) = self.record_new(upper, &dir, &real_dir, name, what.kind())?;
         dir.forget_listing();
         Ok((node, attr, file))
+    }
+
+    /// Marks a new directory opaque if its own one merges and lower layers are not to change: lookups in it can then
+    /// end there. Only an optimisation, so a failure is none.
+    fn hide_what_comes_below(&self, upper: &L, dir: &Node<L>, real_dir: &L::Dir, name: &[u8]) {
+        let merged = !dir.state.read().lowers.is_empty();
+        if merged && !self.config.offline_changes && self.config.marks_storable {
+            let opaque = self.config.dialect.name(Mark::Opaque);
+            let _slower_lookups = upper.set_xattr(At::Name(real_dir, name), opaque, b"y", SetXattr::Any);
+        }
     }
 
     /// Makes an object of final mode and owner at a free name.

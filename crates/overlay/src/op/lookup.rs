@@ -113,6 +113,7 @@ impl<L: UpperLayer> Overlay<L> {
         state.places.push(Place { parent: dir.clone(), name: name.into() });
         state.upper = found.upper;
         state.lowers = found.lowers;
+        state.redirect = found.redirect;
         state.has_origin = found.has_origin;
         state.prot = found.prot;
         let node = Arc::new(Node::new(self.nodes.fresh_id(), found.stat.kind, state));

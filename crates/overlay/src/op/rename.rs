@@ -9,7 +9,8 @@ use crate::node::{Node, Place, Real, State};
 use crate::op::lookup::Slot;
 use crate::op::remove::real_dir;
 use crate::protect::{self, Change};
-use crate::{NodeId, Overlay, RenameKind};
+use crate::redirect::Goes;
+use crate::{NodeId, Overlay, Redirects, RenameKind};
 use acetate_layer::mark::{self, Mark, Opaque};
 use acetate_layer::work::WhiteoutForm;
 use acetate_layer::{At, Errno, Kind, Owner, Rename, SetTime, SetXattr, UpperLayer};
@@ -28,7 +29,7 @@ impl<L: UpperLayer> Overlay<L> {
     /// # Errors
     /// [`OpError::NotFound`], [`OpError::Exists`], [`OpError::NotDir`], [`OpError::IsDir`], [`OpError::NotEmpty`],
     /// [`OpError::Invalid`] (a directory into itself; `RENAME_WHITEOUT`), [`OpError::CrossesLayers`] for directories
-    /// with lower parts, [`OpError::NotPermitted`]; those of a copy-up; [`OpError::Layer`].
+    /// with lower parts, unless redirects are made, [`OpError::NotPermitted`]; those of a copy-up; [`OpError::Layer`].
     pub fn rename(
         &self,
         parent: NodeId,
@@ -145,7 +146,7 @@ impl<L: UpperLayer> Overlay<L> {
             },
             _ => {}
         }
-        let stays = |node: &Node<L>| node.kind == Kind::Dir && !node.state.read().lowers.is_empty();
+        let stays = |node: &Node<L>| self.config.redirects != Redirects::Make && merges(node);
         if stays(source) || exchange && target.is_some_and(|target| stays(target)) {
             return Err(OpError::CrossesLayers);
         }
@@ -161,18 +162,27 @@ impl<L: UpperLayer> Overlay<L> {
         exchanged: Option<&Arc<Node<L>>>,
     ) -> Result<()> {
         if !Arc::ptr_eq(old.dir, new.dir) {
-            if source.state.read().has_origin {
+            if keeps_number(source) {
                 self.mark_impure(new.dir)?;
             }
-            if exchanged.is_some_and(|node| node.state.read().has_origin) {
+            if exchanged.is_some_and(|node| keeps_number(node)) {
                 self.mark_impure(old.dir)?;
             }
         }
-        self.make_opaque_in(source, new.dir)?;
-        if let Some(target) = exchanged {
-            self.make_opaque_in(target, old.dir)?;
+        self.mark_for_place(source, old, new.dir)?;
+        match exchanged {
+            Some(target) => self.mark_for_place(target, new, old.dir),
+            None => Ok(()),
         }
-        Ok(())
+    }
+
+    /// What has lower parts must find them from its new place, what has none must not get any there.
+    fn mark_for_place(&self, node: &Node<L>, now: &Side<'_, L>, dir: &Arc<Node<L>>) -> Result<()> {
+        if merges(node) {
+            let goes = if Arc::ptr_eq(now.dir, dir) { Goes::Aside } else { Goes::Away };
+            return self.set_redirect(node, now.dir, now.name, goes);
+        }
+        self.make_opaque_in(node, dir)
     }
 
     /// A plain upper directory must not merge with what lower layers have at its new place.
@@ -333,6 +343,16 @@ fn lock_states<'a, L: UpperLayer>(
 
 fn place_of<L: UpperLayer>(side: &Side<'_, L>) -> Place<L> {
     Place { parent: side.dir.clone(), name: side.name.into() }
+}
+
+/// Whether a node is a directory that goes on in lower layers.
+fn merges<L: UpperLayer>(node: &Node<L>) -> bool {
+    node.kind == Kind::Dir && !node.state.read().lowers.is_empty()
+}
+
+/// Whether a node in upper shows the inode number of a lower object.
+fn keeps_number<L: UpperLayer>(node: &Node<L>) -> bool {
+    node.state.read().has_origin || merges(node)
 }
 
 /// Whether a directory is another one or below it.

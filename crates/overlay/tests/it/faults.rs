@@ -7,7 +7,7 @@
 use acetate_layer::fault::{Calls, Plan};
 use acetate_layer::mem::Abilities;
 use acetate_layer::{Errno, Kind, Rdev, SetXattr};
-use acetate_overlay::Config;
+use acetate_overlay::{Config, Redirects};
 
 use crate::engine::{Engine, with_xattr_whiteouts};
 use crate::op::{Flags, Op, p};
@@ -200,6 +200,26 @@ fn a_crash_at_any_call_leaves_the_old_tree_or_the_new_one() {
 fn the_same_without_unnamed_files() {
     let abilities = Abilities { unnamed_files: false, ..Abilities::default() };
     sweep(&operations(), &abilities, &Config::default(), &[FULL, KILLED]);
+}
+
+/// Renames of directories that go on below, each of which sets a redirect first.
+#[test]
+fn the_same_with_redirects() {
+    let path = |path: &str| p(path.as_bytes());
+    let rename = |old, new, flags| Op::Rename(path(old), path(new), flags);
+    let operations = [
+        rename("/dir", "/moved", Flags::None),
+        rename("/dir", "/own-dir/moved", Flags::None),
+        rename("/dir", "/whiteout", Flags::None),
+        rename("/dir", "/empty", Flags::None),
+        rename("/dir", "/emptied", Flags::None),
+        rename("/dir", "/empty", Flags::Exchange),
+        rename("/dir", "/own-dir/z", Flags::Exchange),
+        rename("/emptied", "/dir/x", Flags::Exchange),
+        Op::Mkdir(path("/dir/new"), 0o755),
+    ];
+    let config = Config { redirects: Redirects::Make, offline_changes: false, ..Config::default() };
+    sweep(&operations, &Abilities::default(), &config, &[FULL, BROKEN, KILLED]);
 }
 
 /// Renames that have to leave a whiteout: with device whiteouts one call does both.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use acetate_layer::dir::{Dir, DirLayer};
 use acetate_layer::mark::{self, Dialect, Mark, Opaque};
 use acetate_layer::{At, Errno, Kind, Layer};
-use acetate_overlay::{Config, Overlay, Stack};
+use acetate_overlay::{Config, Overlay, Redirects, Stack};
 
 use super::view::{Answer, Facts, Merged, Plain, View, names_of};
 use super::{Change, ChangeKind, Error, joined, open};
@@ -44,7 +44,11 @@ fn merged(
     dialect: Dialect,
 ) -> Result<Merged, Error> {
     let lowers = lowers.iter().map(|path| open(path)).collect::<Result<Vec<_>, _>>()?;
-    let config = Config { dialect, follow_redirects: dialect == Dialect::Trusted, ..Config::default() };
+    let redirects = match dialect {
+        Dialect::Trusted => Redirects::Follow,
+        Dialect::User => Redirects::Refuse,
+    };
+    let config = Config { dialect, redirects, ..Config::default() };
     let overlay = Overlay::new(Stack { upper, lowers }, config, Box::new(|_| {}));
     overlay.map(Merged::new).map_err(|source| Error::Stack { upper: shown.to_owned(), source })
 }
