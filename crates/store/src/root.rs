@@ -202,6 +202,12 @@ impl Store {
     /// Takes something out of the store at once; its content is removed afterwards, and by the next `gc` if that is
     /// interrupted. `false` if it was not there.
     pub(crate) fn discard(&self, path: &Path) -> Result<bool> {
+        // Removing a subvolume is one step already, and a read-only one cannot be moved.
+        if fs::symlink_metadata(path).is_ok() && btrfs::is_subvolume(path).unwrap_or(false) {
+            btrfs::delete(path)?;
+            record::sync_parent(path)?;
+            return Ok(true);
+        }
         let trash = self.part("trash").join(record::random_name()?);
         match fs::rename(path, &trash) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),

@@ -193,7 +193,8 @@ fn the_life_of_a_workspace_with_every_driver() -> Result<()> {
         ensure!(home.run(&["workspace", "diff", "w"])?.status.code() == Some(0));
         home.ok(&["workspace", "create", "copy", "--image", "next", "--driver", "copy"])?;
         let tree = home.mount("copy")?;
-        Fingerprint::take(&tree)?.portable().expect(&after, driver)?;
+        let names = after.clone().with_names_counted();
+        Fingerprint::take(&tree)?.portable().with_names_counted().expect(&names, driver)?;
         // Reset is blank.
         let root = home.mount("w")?;
         fs::write(root.join("more"), "more")?;

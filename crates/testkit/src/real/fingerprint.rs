@@ -77,6 +77,20 @@ impl Fingerprint {
         self
     }
 
+    /// With the number of names found for each object in place of its link count: without `index`, an overlay goes on
+    /// counting names of a lower file that have been removed.
+    #[must_use]
+    pub fn with_names_counted(mut self) -> Self {
+        let mut names: BTreeMap<PathBuf, u64> = BTreeMap::new();
+        for entry in self.entries.values() {
+            *names.entry(entry.first.clone()).or_default() += 1;
+        }
+        for entry in self.entries.values_mut().filter(|entry| entry.links != 0) {
+            entry.links = names.get(&entry.first).copied().unwrap_or_default();
+        }
+        self
+    }
+
     /// Without the change time of the root, which mounting may set: the kernel keeps a mark of its own there.
     #[must_use]
     pub fn without_root_ctime(mut self) -> Self {
