@@ -17,6 +17,9 @@ pub const WORK: &[u8] = b"work";
 /// The name that features put into the staging directory to keep others from mounting.
 pub const INCOMPAT: &[u8] = b"incompat";
 
+/// The feature of mounts that make nothing durable.
+const VOLATILE: &[u8] = b"volatile";
+
 /// How whiteouts are made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum WhiteoutForm {
@@ -97,6 +100,20 @@ fn holds_incompatible<L: UpperLayer>(layer: &L, work: &L::Dir) -> Result<bool> {
     let mut any = false;
     layer.list(&incompat, &mut |_| any = true)?;
     Ok(any)
+}
+
+/// Marks the staging directory as that of a mount that makes nothing durable: `work/incompat/volatile/dirty`. No later
+/// mount takes the upper layer until somebody has removed the mark, because it may not have survived a crash.
+///
+/// # Errors
+/// Those of the layer.
+pub fn mark_volatile<L: UpperLayer>(layer: &L) -> Result<()> {
+    let mut dir = layer.work().clone();
+    for name in [INCOMPAT, VOLATILE] {
+        layer.make_dir(&dir, name, 0, Owner::Mounter)?;
+        dir = layer.open_dir(&dir, name)?;
+    }
+    layer.make_node(&dir, b"dirty", Kind::File, 0, Rdev::default(), Owner::Mounter)
 }
 
 /// Removes `name` in `dir` and everything below it.

@@ -10,6 +10,8 @@ pub struct Stack<L> {
     pub upper: Option<L>,
     /// The read-only layers, topmost first.
     pub lowers: Vec<L>,
+    /// Data-only layers: nothing but data of metadata-only copies is looked for in them.
+    pub data: Vec<L>,
 }
 
 /// What is done with redirects (`redirect_dir`).
@@ -23,6 +25,17 @@ pub enum Redirects {
     Refuse,
 }
 
+/// What is made durable before it is published (`fsync`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// The data of copies (`auto`).
+    Data,
+    /// Copies with their attributes, directories too (`strict`).
+    All,
+    /// Nothing, not even on request (`volatile`).
+    Nothing,
+}
+
 /// The rules of a mount.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -34,6 +47,11 @@ pub struct Config {
     pub marks_storable: bool,
     /// What is done with redirects.
     pub redirects: Redirects,
+    /// A change of attributes copies only these, and such copies are followed (`metacopy`). Needs
+    /// [`Redirects::Make`] to rename them.
+    pub metacopy: bool,
+    /// What is made durable.
+    pub durability: Durability,
     /// Lower layers may be changed while nothing is mounted. Not so once an option needs to find lower objects again;
     /// new directories in merged ones are then marked opaque at once, which saves lookups.
     pub offline_changes: bool,
@@ -58,6 +76,8 @@ impl Default for Config {
             whiteouts: WhiteoutForm::Device,
             marks_storable: true,
             redirects: Redirects::Follow,
+            metacopy: false,
+            durability: Durability::Data,
             offline_changes: true,
             read_only: false,
             trapped: Vec::new(),

@@ -4,9 +4,9 @@
 //! first. Only the object's own `copy` lock is held meanwhile: everybody else goes on, readers of the object too.
 //! Order of the steps: docs/semantics.md, "Copy-up"; after the kernel's `ovl_copy_up_one` (Linux 6.18).
 
-use crate::Overlay;
 use crate::error::{OpError, Result, Step};
 use crate::node::{Lower, Node, Place, Real};
+use crate::{Durability, Overlay};
 use acetate_layer::mark::{self, Mark, ProtAttr};
 use acetate_layer::work::Staged;
 use acetate_layer::{Access, At, Errno, Kind, Owner, SetTime, SetXattr, Stat, UpperLayer, acl};
@@ -20,6 +20,8 @@ pub(crate) enum Data {
     Whole,
     /// None: it is about to be truncated to nothing.
     Nothing,
+    /// None, if it may stay below (`metacopy=on`); else all of it.
+    Below,
 }
 
 /// What a copy keeps of the lower object's identity.
@@ -61,13 +63,13 @@ impl<L: UpperLayer> Overlay<L> {
         // A rename may give the node another parent while the old one is being copied.
         loop {
             if node.in_upper() {
-                return Ok(());
+                return self.copy_up_data(node, data);
             }
             let place = self.place_for_copy(node)?;
             self.copy_up(&place.parent, Data::Whole)?;
             let _copying = node.copy.lock();
             if node.in_upper() {
-                return Ok(());
+                continue;
             }
             if self.still_at(node, &place) {
                 return self.copy_up_locked(node, &place, data);
@@ -103,12 +105,23 @@ impl<L: UpperLayer> Overlay<L> {
         let layer = &self.lowers[lower.layer];
         let stat = layer.stat(lower.real.at()).step("stat the lower object")?;
         let times = upper.stat(At::Dir(parent)).step("stat the parent directory in upper")?;
+        let data = match data {
+            Data::Below if stat.kind != Kind::File || !self.config.metacopy => Data::Whole,
+            other => other,
+        };
         self.mark_impure(&place.parent)?;
-        let copy = self.stage(upper, layer, &lower, &stat, data)?;
+        let copy = self.stage(upper, layer, node, &lower, &stat, data)?;
         let prot = self.copy_flags(upper, layer, &lower, &stat, copy.at())?;
         let origin = self.mark_origin(upper, &lower, &stat, copy.at())?;
+        if data == Data::Below {
+            let mark = self.config.dialect.name(Mark::Metacopy);
+            upper.set_xattr(copy.at(), mark, b"", SetXattr::Any).step("set the metacopy mark")?;
+        }
         self.copy_attributes(upper, &stat, copy.at())?;
-        self.publish(node, place, parent, copy, stat.kind, origin, prot)?;
+        if self.config.durability == Durability::All && matches!(stat.kind, Kind::File | Kind::Dir) {
+            upper.sync(copy.at(), false).step("sync the copy")?;
+        }
+        self.publish(node, place, parent, copy, data, origin, prot)?;
         // The parent shows its old times: nothing in it has changed for its users.
         let _times_are_cosmetic =
             upper.set_times(At::Dir(parent), SetTime::To(times.atime), SetTime::To(times.mtime));
@@ -124,6 +137,7 @@ impl<L: UpperLayer> Overlay<L> {
         &'a self,
         upper: &'a L,
         layer: &L,
+        node: &Node<L>,
         lower: &Lower<L>,
         stat: &Stat,
         data: Data,
@@ -131,7 +145,7 @@ impl<L: UpperLayer> Overlay<L> {
         const STEP: &str = "make the copy in the staging directory";
         let owner = Owner::Mounter;
         let copy = match stat.kind {
-            Kind::File => return self.stage_file(upper, layer, lower, stat, data),
+            Kind::File => return self.stage_file(upper, layer, node, lower, stat, data),
             Kind::Dir => Copy::Named(self.staging.dir(upper, 0o700, owner).step(STEP)?),
             Kind::Symlink => {
                 let target = layer.read_link(lower.real.at()).step("read the lower symlink")?;
@@ -153,6 +167,7 @@ impl<L: UpperLayer> Overlay<L> {
         &'a self,
         upper: &'a L,
         layer: &L,
+        node: &Node<L>,
         lower: &Lower<L>,
         stat: &Stat,
         data: Data,
@@ -172,14 +187,27 @@ impl<L: UpperLayer> Overlay<L> {
                 (Copy::Unnamed(file), _) | (Copy::Named(_), Some(file)) => file,
                 (Copy::Named(_), None) => return Err(OpError::Stale),
             };
-            let source = layer.open_file(lower.real.at(), Access::Read).step("open the lower file")?;
+            let part = self.data_part(node)?.ok_or(OpError::Stale)?;
+            let source = self.lowers[part.layer].open_file(part.real.at(), Access::Read);
+            let source = source.step("open the lower file")?;
             upper.copy_data(&source, target, stat.size).step("copy the data")?;
-            // What was published is whole after a crash: the data first, then the name (fsync=auto).
-            upper.sync(At::Open(target), false).step("sync the copy")?;
+            if self.config.durability == Durability::Data {
+                self.sync_copy(upper, At::Open(target))?;
+            }
+        } else if data == Data::Below && stat.size > 0 {
+            upper.set_len(copy.at(), stat.size).step("set the size of the copy")?;
         }
         self.copy_owner(upper, stat, copy.at())?;
         self.copy_xattrs(upper, layer, lower, copy.at())?;
         Ok(copy)
+    }
+
+    /// What was published is whole after a crash: the data first, then the name.
+    pub(crate) fn sync_copy(&self, upper: &L, copy: At<'_, L>) -> Result<()> {
+        if self.config.durability == Durability::Nothing {
+            return Ok(());
+        }
+        upper.sync(copy, false).step("sync the copy")
     }
 
     /// Owner before xattrs and mode: changing it takes set-id bits and capabilities away.
@@ -287,11 +315,12 @@ impl<L: UpperLayer> Overlay<L> {
         place: &Place<L>,
         parent: &L::Dir,
         copy: Copy<'_, L>,
-        kind: Kind,
+        data: Data,
         origin: Kept,
         prot: ProtAttr,
     ) -> Result<()> {
         const STEP: &str = "publish the copy";
+        let kind = node.kind;
         let upper = self.upper()?;
         let mut state = node.state.write();
         // A rename or removal since then has changed the place; both copy up first or leave none.
@@ -316,12 +345,17 @@ impl<L: UpperLayer> Overlay<L> {
             state.ino = self.inodes.upper(ino);
         }
         if kind != Kind::Dir {
-            state.lowers.clear();
+            state.metacopy = data == Data::Below;
+            if !state.metacopy {
+                state.lowers.clear();
+                state.data_path = None;
+            }
             state.has_origin = origin != Kept::Nothing;
         }
         state.prot = prot;
         state.upper = Some(real);
         node.in_upper.store(true, Ordering::Release);
+        node.data_in_upper.store(data != Data::Below, Ordering::Release);
         Ok(())
     }
 

@@ -84,7 +84,7 @@ impl<L: UpperLayer> Overlay<L> {
     /// The real file of an open file: always the current one, which is upper's once the file was copied up.
     pub(crate) fn real_file(&self, open: &OpenFile<L>) -> Result<RealFile<L>> {
         let real = open.real.read();
-        if real.lower.is_none() || !open.node.in_upper() {
+        if real.lower.is_none() || !open.node.data_in_upper() {
             return Ok(real.clone());
         }
         drop(real);
@@ -105,17 +105,24 @@ impl<L: UpperLayer> Overlay<L> {
         }
     }
 
-    /// Opens the topmost real object of a regular file.
+    /// Opens the real object that holds the data of a regular file.
     pub(crate) fn open_real(&self, node: &Node<L>, access: Access) -> Result<RealFile<L>> {
         if node.kind != Kind::File {
             return Err(OpError::Invalid);
         }
-        let state = node.state.read();
-        if let Some(upper) = &state.upper {
+        if let Some(upper) = &node.state.read().upper
+            && node.data_in_upper()
+        {
             let file = self.upper_layer()?.open_file(upper.at(), access).step("open the upper file")?;
             return Ok(RealFile { file: Arc::new(file), lower: None });
         }
-        let lower = state.lowers.first().ok_or(OpError::Stale)?;
+        let Some(lower) = self.data_part(node)? else {
+            // Copied up in between.
+            let state = node.state.read();
+            let at = state.upper.as_ref().ok_or(OpError::Stale)?.at();
+            let file = self.upper_layer()?.open_file(at, access).step("open the upper file")?;
+            return Ok(RealFile { file: Arc::new(file), lower: None });
+        };
         let file = self.lowers[lower.layer].open_file(lower.real.at(), access).step("open the lower file")?;
         Ok(RealFile { file: Arc::new(file), lower: Some(lower.layer) })
     }

@@ -10,6 +10,7 @@ mod handle;
 mod inode;
 mod listing;
 mod merge;
+mod metacopy;
 mod node;
 mod op;
 mod protect;
@@ -18,7 +19,7 @@ mod table;
 mod types;
 
 pub use acetate_layer::work::WhiteoutForm;
-pub use config::{Config, Redirects, Stack};
+pub use config::{Config, Durability, Redirects, Stack};
 pub use error::{OpError, Result};
 pub use types::*;
 
@@ -33,7 +34,10 @@ use std::sync::Arc;
 /// A mounted overlay. All methods may be called from any number of threads.
 pub struct Overlay<L: UpperLayer> {
     upper: Option<L>,
+    /// The read-only layers, then the data-only ones.
     lowers: Vec<L>,
+    /// How many of the lower layers are no data-only ones.
+    regular: usize,
     config: Config,
     inodes: inode::Numbering,
     staging: Staging,
@@ -61,7 +65,10 @@ impl<L: UpperLayer> Overlay<L> {
         config: Config,
         changed: Box<dyn Fn(NodeId) + Send + Sync>,
     ) -> Result<Overlay<L>> {
-        let Stack { upper, lowers } = stack;
+        let Stack { upper, mut lowers, mut data } = stack;
+        let lower_ids: Vec<FsId> = lowers.iter().map(Layer::filesystem).collect();
+        let regular = lowers.len();
+        lowers.append(&mut data);
         let layers = || upper.iter().chain(&lowers);
         if layers().next().is_none() {
             return Err(OpError::Invalid);
@@ -73,7 +80,6 @@ impl<L: UpperLayer> Overlay<L> {
             traps.insert((stat.dev, stat.ino));
             namelen = namelen.max(layer.statfs().step("statfs of a layer")?.namelen as usize);
         }
-        let lower_ids: Vec<FsId> = lowers.iter().map(Layer::filesystem).collect();
         let inodes = inode::Numbering::new(upper.as_ref().map(Layer::filesystem), &lower_ids);
         let mut overlay = Overlay {
             staging: Staging::new(config.dialect, config.whiteouts),
@@ -81,6 +87,7 @@ impl<L: UpperLayer> Overlay<L> {
             handles: table::HandleTable::new(),
             upper,
             lowers,
+            regular,
             config,
             inodes,
             traps,
@@ -94,9 +101,9 @@ impl<L: UpperLayer> Overlay<L> {
     }
 
     fn root_node(&self) -> Result<Arc<Node<L>>> {
-        let mut lowers = Vec::with_capacity(self.lowers.len());
-        let bottom = self.lowers.len().saturating_sub(1);
-        for (number, layer) in self.lowers.iter().enumerate() {
+        let mut lowers = Vec::with_capacity(self.regular);
+        let bottom = self.regular.saturating_sub(1);
+        for (number, layer) in self.lowers[..self.regular].iter().enumerate() {
             // The mark matters only where something can lie below.
             let xattr_whiteouts =
                 number != bottom && self.has_xattr_whiteouts(layer, At::Dir(layer.root()))?;

@@ -14,6 +14,10 @@ pub(crate) struct Found<L: UpperLayer> {
     pub upper: Option<Real<L>>,
     /// Lower parts.
     pub lowers: Vec<Lower<L>>,
+    /// The upper part holds attributes only.
+    pub metacopy: bool,
+    /// Where the data is in the data-only layers.
+    pub data_path: Option<Box<[Vec<u8>]>>,
     /// Where the upper part says that it goes on below.
     pub redirect: Option<Redirect>,
     /// Attributes of the topmost part.
@@ -51,6 +55,12 @@ enum Target {
     Path(Vec<Vec<u8>>),
 }
 
+/// What marks of the upper part say.
+struct UpperMarks {
+    metacopy: bool,
+    redirect: Option<Redirect>,
+}
+
 /// A part found in one layer.
 struct Part<L: UpperLayer> {
     real: Real<L>,
@@ -71,14 +81,16 @@ impl<L: UpperLayer> Overlay<L> {
         if name.len() > self.namelen {
             return Err(OpError::NameTooLong);
         }
-        let bottom = self.lowers.len().checked_sub(1);
+        let bottom = self.regular.checked_sub(1);
+        let has_data_layers = self.regular < self.lowers.len();
+        let reads_marks = self.config.follows_redirects() || has_data_layers;
         let mut search = Search {
             target: Target::Name(name.to_vec()),
             is_dir: false,
             stop: false,
             metacopy: false,
             redirect: None,
-            last: !self.config.follows_redirects() && parent.lowers.is_empty(),
+            last: !reads_marks && parent.lowers.is_empty(),
             xattr_whiteouts: false,
         };
         let mut upper = None;
@@ -87,7 +99,8 @@ impl<L: UpperLayer> Overlay<L> {
         {
             upper = self.search_layer(layer, dir, &mut search, true)?;
         }
-        let redirect = search.redirect.clone();
+        let upper_redirect = search.redirect.clone();
+        let upper_metacopy = upper.is_some() && search.metacopy;
         let mut lowers: Vec<Lower<L>> = Vec::new();
         let mut top: Option<Stat> = None;
         // An absolute redirect continues at the layers' roots, whatever the parent merges.
@@ -95,7 +108,7 @@ impl<L: UpperLayer> Overlay<L> {
         let mut index = 0;
         while !search.stop {
             let (layer_number, dir) = if at_root {
-                match self.lowers.get(index) {
+                match self.lowers[..self.regular].get(index) {
                     Some(layer) => (index, layer.root().clone()),
                     None => break,
                 }
@@ -113,13 +126,11 @@ impl<L: UpperLayer> Overlay<L> {
                 continue;
             }
             self.may_follow(&search)?;
-            search.last = if self.config.follows_redirects() {
-                Some(layer_number) == bottom
-            } else if at_root {
-                index + 1 == self.lowers.len()
-            } else {
-                index + 1 == parent.lowers.len()
-            };
+            if !reads_marks {
+                search.last = index + 1 == parent.lowers.len();
+            } else if search.is_dir || !has_data_layers {
+                search.last = Some(layer_number) == bottom;
+            }
             search.xattr_whiteouts = false;
             let found = self.search_layer(&self.lowers[layer_number], &dir, &mut search, false)?;
             if let Some(part) = found {
@@ -127,11 +138,14 @@ impl<L: UpperLayer> Overlay<L> {
                 if first {
                     top = Some(part.stat);
                 }
-                lowers.push(Lower {
-                    layer: layer_number,
-                    real: part.real,
-                    xattr_whiteouts: search.xattr_whiteouts,
-                });
+                // Of a chain of copies of attributes the first one counts, and the data at its end.
+                if first || !search.metacopy {
+                    lowers.push(Lower {
+                        layer: layer_number,
+                        real: part.real,
+                        xattr_whiteouts: search.xattr_whiteouts,
+                    });
+                }
                 // Before any layer below can fail, as in the kernel.
                 if first
                     && let (Some(upper), Some(lower)) = (&upper, lowers.last())
@@ -149,13 +163,28 @@ impl<L: UpperLayer> Overlay<L> {
                 index = layer_number + 1;
             }
         }
-        self.may_follow(&search)?;
-        self.assemble(upper, redirect, lowers, top)
+        let data_path = match &search.target {
+            Target::Path(path) if search.metacopy && !lowers.is_empty() && has_data_layers => {
+                let absolute = matches!(search.redirect, Some(Redirect::Absolute(_)));
+                absolute.then(|| path.clone().into_boxed_slice())
+            }
+            _ => None,
+        };
+        if data_path.is_none() {
+            self.may_follow(&search)?;
+            if search.metacopy || upper_metacopy && lowers.is_empty() {
+                return Err(OpError::BrokenMark { what: "no data lies below a metacopy", errno: Errno::IO });
+            }
+        }
+        let marks = UpperMarks { metacopy: upper_metacopy, redirect: upper_redirect };
+        self.assemble(upper, marks, lowers, data_path, top)
     }
 
     /// A mark that has been met and may not be followed ends the lookup before another layer is searched.
     fn may_follow(&self, search: &Search) -> Result<()> {
-        if search.metacopy || search.redirect.is_some() && !self.config.follows_redirects() {
+        if search.metacopy && !self.config.metacopy
+            || search.redirect.is_some() && !self.config.follows_redirects()
+        {
             return Err(OpError::MarkRefused);
         }
         Ok(())
@@ -164,8 +193,9 @@ impl<L: UpperLayer> Overlay<L> {
     fn assemble(
         &self,
         upper: Option<Part<L>>,
-        redirect: Option<Redirect>,
-        mut lowers: Vec<Lower<L>>,
+        marks: UpperMarks,
+        lowers: Vec<Lower<L>>,
+        data_path: Option<Box<[Vec<u8>]>>,
         top: Option<Stat>,
     ) -> Result<Option<Found<L>>> {
         let layer_number = lowers.first().map(|lower| lower.layer);
@@ -174,11 +204,10 @@ impl<L: UpperLayer> Overlay<L> {
             let Some(stat) = top else {
                 return Ok(None);
             };
-            if stat.kind != Kind::Dir {
-                lowers.truncate(1);
-            }
             return Ok(Some(Found {
                 upper: None,
+                metacopy: false,
+                data_path,
                 redirect: None,
                 ino: lower_ino(&stat),
                 prot: crate::protect::real_protection(&stat),
@@ -195,7 +224,9 @@ impl<L: UpperLayer> Overlay<L> {
             lower_dir: None,
             has_origin: false,
             upper: Some(upper.real.clone()),
-            redirect,
+            metacopy: marks.metacopy,
+            data_path: None,
+            redirect: marks.redirect,
             lowers: Vec::new(),
             stat: upper.stat,
         };
@@ -210,7 +241,15 @@ impl<L: UpperLayer> Overlay<L> {
             if found.stat.kind == Kind::File {
                 found.prot = self.read_protection(layer, upper.real.at(), Some(&found.stat))?;
             }
-            if let Some(ino) = self.origin_number(layer, upper.real.at(), found.stat.kind)? {
+            let unbroken = top.as_ref().filter(|stat| stat.nlink == 1);
+            if marks.metacopy {
+                if let Some(stat) = unbroken {
+                    found.ino = lower_ino(stat);
+                    found.has_origin = true;
+                }
+                found.lowers = lowers;
+                found.data_path = data_path;
+            } else if let Some(ino) = self.origin_number(layer, upper.real.at(), found.stat.kind)? {
                 found.ino = ino;
                 found.has_origin = true;
             }
@@ -282,9 +321,11 @@ impl<L: UpperLayer> Overlay<L> {
                 search.stop = true;
                 return Ok(None);
             }
-            search.metacopy = stat.kind == Kind::File
-                && self.mark(layer, at, Mark::Metacopy).step("read the metacopy mark")?.is_some();
+            search.metacopy = stat.kind == Kind::File && self.is_metacopy(layer, at)?;
             search.stop = !search.metacopy;
+            if search.metacopy && !search.last {
+                self.follow_redirect(layer, at, prefix, rest, search)?;
+            }
             return Ok(Some(Part { real: Real::Named(dir.clone(), name.into()), stat }));
         }
         if self.traps.contains(&(stat.dev, stat.ino)) {
@@ -308,7 +349,7 @@ impl<L: UpperLayer> Overlay<L> {
                 Opaque::HasXattrWhiteouts => search.xattr_whiteouts = final_component && !is_upper,
                 Opaque::No => {}
             }
-            self.follow_redirect(layer, &inner, prefix, rest, search)?;
+            self.follow_redirect(layer, At::Dir(&inner), prefix, rest, search)?;
         }
         Ok(Some(Part { real: Real::Dir(inner), stat }))
     }
@@ -316,13 +357,12 @@ impl<L: UpperLayer> Overlay<L> {
     fn follow_redirect(
         &self,
         layer: &L,
-        dir: &L::Dir,
+        at: At<'_, L>,
         prefix: &[Vec<u8>],
         rest: &[Vec<u8>],
         search: &mut Search,
     ) -> Result<()> {
-        let Some(value) = self.mark(layer, At::Dir(dir), Mark::Redirect).step("read the redirect mark")?
-        else {
+        let Some(value) = self.mark(layer, at, Mark::Redirect).step("read the redirect mark")? else {
             return Ok(());
         };
         let redirect = Redirect::parse(&value)
@@ -345,6 +385,12 @@ impl<L: UpperLayer> Overlay<L> {
         path.extend_from_slice(rest);
         search.target = Target::Path(path);
         Ok(())
+    }
+
+    /// Whether a regular file holds attributes only.
+    fn is_metacopy(&self, layer: &L, at: At<'_, L>) -> Result<bool> {
+        let value = self.mark(layer, at, Mark::Metacopy).step("read the metacopy mark")?;
+        value.as_deref().map(crate::metacopy::check_mark).transpose().map(|found| found.is_some())
     }
 
     /// Whether an object is a whiteout in either form.
@@ -404,7 +450,7 @@ impl<L: UpperLayer> Overlay<L> {
         let Origin::Known(handle) = Origin::decode(&value) else {
             return Ok(None);
         };
-        for (number, lower) in self.lowers.iter().enumerate() {
+        for (number, lower) in self.lowers[..self.regular].iter().enumerate() {
             // A handle that cannot be resolved only costs the old number.
             if let Ok(Some(stat)) = lower.resolve(&handle) {
                 let usable = stat.kind == kind && stat.nlink == 1;

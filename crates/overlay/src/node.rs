@@ -102,8 +102,13 @@ pub(crate) struct State<L: UpperLayer> {
     pub removed_from: Option<Arc<Node<L>>>,
     /// Its upper part.
     pub upper: Option<Real<L>>,
-    /// Its lower parts: all that a directory merges; at most one of other objects that are not in upper.
+    /// Its lower parts: all that a directory merges; of other objects those that are not in upper, which of a regular
+    /// file are two if one layer has its attributes and another one its data.
     pub lowers: Vec<Lower<L>>,
+    /// The upper part of a regular file holds attributes only: the data is that of its last lower part.
+    pub metacopy: bool,
+    /// Where in the data-only layers the data of a regular file is, as long as nobody has needed it.
+    pub data_path: Option<Box<[Vec<u8>]>>,
     /// Where its upper part says that it goes on below.
     pub redirect: Option<Redirect>,
     /// A non-directory in upper whose number is that of the lower object it was copied from.
@@ -122,6 +127,8 @@ impl<L: UpperLayer> State<L> {
             removed_from: None,
             upper: None,
             lowers: Vec::new(),
+            metacopy: false,
+            data_path: None,
             redirect: None,
             has_origin: false,
             ino,
@@ -166,6 +173,11 @@ impl<L: UpperLayer> State<L> {
         }
     }
 
+    /// Whether the data of a regular file lies in another layer than its attributes.
+    pub fn data_is_apart(&self) -> bool {
+        self.metacopy || self.data_path.is_some() || self.upper.is_none() && self.lowers.len() > 1
+    }
+
     /// How many real directories a directory merges.
     pub fn parts(&self) -> usize {
         usize::from(self.upper.is_some()) + self.lowers.len()
@@ -208,8 +220,10 @@ pub(crate) struct Node<L: UpperLayer> {
     pub state: RwLock<State<L>>,
     /// Held while it is copied up.
     pub copy: Mutex<()>,
-    /// The object is in upper: open files of it have to be opened anew.
+    /// The object is in upper.
     pub in_upper: AtomicBool,
+    /// So is its data: open files of it have to be opened anew.
+    pub data_in_upper: AtomicBool,
     /// File capabilities were removed, and the change of nothing by which the kernel ends this is still to come.
     pub lost_capabilities: AtomicBool,
     /// Handles by which the file is executed.
@@ -230,6 +244,7 @@ impl<L: UpperLayer> Node<L> {
             })
         });
         let in_upper = AtomicBool::new(state.upper.is_some());
+        let data_in_upper = AtomicBool::new(state.upper.is_some() && !state.metacopy);
         let lost_capabilities = AtomicBool::new(false);
         Node {
             id,
@@ -237,6 +252,7 @@ impl<L: UpperLayer> Node<L> {
             state: RwLock::new(state),
             copy: Mutex::new(()),
             in_upper,
+            data_in_upper,
             lost_capabilities,
             executions: AtomicU32::new(0),
             dir,
@@ -251,6 +267,11 @@ impl<L: UpperLayer> Node<L> {
     /// Whether it is in upper.
     pub fn in_upper(&self) -> bool {
         self.in_upper.load(Ordering::Acquire)
+    }
+
+    /// Whether it is in upper with its data.
+    pub fn data_in_upper(&self) -> bool {
+        self.data_in_upper.load(Ordering::Acquire)
     }
 
     /// The live node of a name.

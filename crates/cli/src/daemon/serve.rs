@@ -11,7 +11,7 @@ use acetate_layer::dir::DirLayer;
 use acetate_layer::mark::Dialect;
 use acetate_layer::work::{self, WhiteoutForm};
 use acetate_layer::{At, Layer, UpperLayer};
-use acetate_overlay::{Config, Overlay, Stack};
+use acetate_overlay::{Config, Durability, Overlay, Stack};
 use rustix::fs::{Mode, OFlags};
 use std::io::Write;
 
@@ -50,13 +50,14 @@ fn serve(request: &Request, ready: impl FnOnce()) -> Result<(), Failure> {
     let config = config(&opened, read_only)?;
     let mut record = describe(request, &opened, &target.path);
     identify(&opened, read_only)?;
+    mark_volatile(&opened)?;
     let spec = MountSpec { source: source(request), flags, allow_other: options.allow_other };
-    let Opened { upper, lowers, .. } = opened;
+    let Opened { upper, lowers, data, .. } = opened;
     let connection = Connection::mount(&target.path, &spec).map_err(|error| refused(&error, request))?;
     // From here on a failure has to take the mount back.
     let mounted = Mounted { point: target.path.clone(), keep: false };
-    let overlay =
-        Overlay::new(Stack { upper, lowers }, config, Box::new(connection.notifier())).map_err(|error| {
+    let overlay = Overlay::new(Stack { upper, lowers, data }, config, Box::new(connection.notifier()))
+        .map_err(|error| {
             Failure::errno(format_args!("put the layers together: {error}"), error.errno())
                 .hint("check that all layers can be read")
         })?;
@@ -118,6 +119,8 @@ fn config(opened: &Opened, read_only: bool) -> Result<Config, Failure> {
         whiteouts: opened.whiteouts,
         marks_storable: opened.marks_storable,
         redirects: opened.redirects,
+        metacopy: opened.metacopy,
+        durability: opened.durability,
         offline_changes: opened.offline_changes,
         read_only,
         trapped,
@@ -133,6 +136,17 @@ fn identify(opened: &Opened, read_only: bool) -> Result<(), Failure> {
     acetate_sys::process::random(&mut random).map_err(|errno| Failure::errno("get random bytes", errno))?;
     work::identify(upper, opened.dialect, &random)
         .map_err(|errno| Failure::errno("upper layer: set its uuid", errno))
+}
+
+/// Keeps later mounts away from what may not survive a crash.
+fn mark_volatile(opened: &Opened) -> Result<(), Failure> {
+    match &opened.upper {
+        Some(upper) if opened.durability == Durability::Nothing && !opened.forced_read_only => {
+            work::mark_volatile(upper)
+                .map_err(|errno| Failure::errno("work directory: mark it volatile", errno))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn source(request: &Request) -> Vec<u8> {
@@ -157,7 +171,7 @@ fn describe(request: &Request, opened: &Opened, point: &std::path::Path) -> Reco
         WhiteoutForm::Xattr => "xattr".to_owned(),
     });
     Record {
-        lower: options.lowers.iter().map(absolute).collect(),
+        lower: options.lowers.iter().chain(&options.data).map(absolute).collect(),
         upper: options.upper.as_ref().map(absolute),
         work: options.work.as_ref().map(absolute),
         options: exact(&options.format()),

@@ -69,6 +69,8 @@ fn prepare_at(request: &Request, target: Target) -> Result<Plan, Failure> {
     let resolved = options::resolve(options, mounter)?;
     let lowers =
         options.lowers.iter().map(|path| Place::find(Role::Lower, path)).collect::<Result<Vec<_>, _>>()?;
+    let data =
+        options.data.iter().map(|path| Place::find(Role::Data, path)).collect::<Result<Vec<_>, _>>()?;
     let writable = match (&options.upper, &options.work) {
         (Some(upper), Some(work)) => Some((Place::find(Role::Upper, upper)?, Place::find(Role::Work, work)?)),
         _ => None,
@@ -76,7 +78,7 @@ fn prepare_at(request: &Request, target: Target) -> Result<Plan, Failure> {
     if let Some((upper, work)) = &writable {
         overlap::check_writable(upper, work)?;
     }
-    overlap::check_lowers(&lowers, writable.as_ref())?;
+    overlap::check_lowers(&lowers, &data, writable.as_ref())?;
     device::check()?;
     let locks = match &writable {
         Some((upper, work)) => Locks::take(upper, work)?,
@@ -87,7 +89,7 @@ fn prepare_at(request: &Request, target: Target) -> Result<Plan, Failure> {
             warn(warning);
         }
     }
-    let opened = stack::open(&lowers, writable.as_ref(), resolved, mounter)?;
+    let opened = stack::open(&lowers, &data, writable.as_ref(), resolved, mounter)?;
     Ok(Plan { target, opened, locks })
 }
 

@@ -37,19 +37,24 @@ pub(super) fn check_writable(upper: &Place, work: &Place) -> Result<(), Failure>
 ///
 /// # Errors
 /// What the kernel answers with `ELOOP`.
-pub(super) fn check_lowers(lowers: &[Place], writable: Option<&(Place, Place)>) -> Result<(), Failure> {
+pub(super) fn check_lowers(
+    lowers: &[Place],
+    data: &[Place],
+    writable: Option<&(Place, Place)>,
+) -> Result<(), Failure> {
+    let lowers = || lowers.iter().chain(data);
     let mut traps: HashMap<_, &Place> = HashMap::new();
     if let Some((upper, work)) = writable {
         traps.extend([(upper.id.inode, upper), (work.id.inode, work)]);
     }
-    for lower in lowers {
+    for lower in lowers() {
         if let Some(same) = traps.insert(lower.id.inode, lower) {
             return Err(overlaps(lower, "is also", same));
         }
     }
     // Directories from which no layer was met on the way up.
     let mut clean = HashSet::new();
-    for lower in lowers {
+    for lower in lowers() {
         let (mut met, mut passed) = (None, Vec::new());
         lower.climb(|id| {
             met = traps.get(&id.inode).copied();
@@ -67,7 +72,8 @@ pub(super) fn check_lowers(lowers: &[Place], writable: Option<&(Place, Place)>) 
 fn overlaps(lower: &Place, how: &str, other: &Place) -> Failure {
     Failure::new(
         format_args!(
-            "lower layer: {}: {how} the {} {}: {}",
+            "{}: {}: {how} the {} {}: {}",
+            lower.role.words(),
             shown(&lower.path),
             other.role.words(),
             shown(&other.path),

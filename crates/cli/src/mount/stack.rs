@@ -2,13 +2,13 @@
 
 use super::place::Place;
 use crate::error::Failure;
-use crate::options::{Marks, Mounter, RedirectDir, Resolved};
+use crate::options::{Fsync, Marks, Mounter, RedirectDir, Resolved};
 use crate::out::{cause, note, shown, warn};
 use acetate_layer::dir::DirLayer;
 use acetate_layer::mark::Dialect;
 use acetate_layer::work::{self, PrepareError, WhiteoutForm};
 use acetate_layer::{At, Layer};
-use acetate_overlay::Redirects;
+use acetate_overlay::{Durability, Redirects};
 use rustix::io::Errno;
 use rustix::thread::{CapabilitySet, capabilities};
 
@@ -19,6 +19,8 @@ pub(crate) struct Opened {
     pub(crate) upper: Option<DirLayer>,
     /// The lower layers, the topmost first.
     pub(crate) lowers: Vec<DirLayer>,
+    /// The data-only layers.
+    pub(crate) data: Vec<DirLayer>,
     /// Which attributes are marks.
     pub(crate) dialect: Dialect,
     /// How whiteouts are made.
@@ -27,6 +29,10 @@ pub(crate) struct Opened {
     pub(crate) marks_storable: bool,
     /// What is done with redirects.
     pub(crate) redirects: Redirects,
+    /// Changes of attributes copy attributes only.
+    pub(crate) metacopy: bool,
+    /// What is made durable.
+    pub(crate) durability: Durability,
     /// Lower layers may change between mounts.
     pub(crate) offline_changes: bool,
     /// Device and inode number of the work directory, which cannot be used through the mount.
@@ -41,14 +47,16 @@ pub(crate) struct Opened {
 /// A layer that cannot be opened; a work directory that an incompatible feature has marked.
 pub(super) fn open(
     lowers: &[Place],
+    data: &[Place],
     writable: Option<&(Place, Place)>,
     resolved: Resolved,
     mounter: Mounter,
 ) -> Result<Opened, Failure> {
-    let lowers = lowers
-        .iter()
-        .map(|place| DirLayer::open_lower(&place.path).map_err(|errno| refused(place, errno)))
-        .collect::<Result<Vec<_>, _>>()?;
+    let open = |places: &[Place]| {
+        let open = |place: &Place| DirLayer::open_lower(&place.path).map_err(|errno| refused(place, errno));
+        places.iter().map(open).collect::<Result<Vec<_>, _>>()
+    };
+    let (lowers, data) = (open(lowers)?, open(data)?);
     let wanted = match resolved.marks {
         Marks::User => Some(Dialect::User),
         Marks::Best => None,
@@ -61,10 +69,13 @@ pub(super) fn open(
     let mut opened = Opened {
         upper: None,
         lowers,
+        data,
         dialect,
         whiteouts: WhiteoutForm::Device,
         marks_storable: false,
         redirects: redirects(resolved, dialect == Dialect::Trusted),
+        metacopy: resolved.metacopy && dialect == Dialect::Trusted,
+        durability: durability(resolved),
         offline_changes: true,
         workdir: None,
         forced_read_only: false,
@@ -107,7 +118,8 @@ fn open_writable(
     opened.dialect = abilities.dialect.unwrap_or(opened.dialect);
     opened.whiteouts = abilities.whiteouts;
     opened.redirects = redirects(resolved, opened.marks_storable && opened.dialect == Dialect::Trusted);
-    opened.offline_changes = opened.redirects != Redirects::Make;
+    opened.metacopy = resolved.metacopy && opened.marks_storable && opened.dialect == Dialect::Trusted;
+    opened.offline_changes = opened.redirects != Redirects::Make && !opened.metacopy;
     opened.upper = Some(layer);
     tell_choice(opened, wanted, upper);
     Ok(())
@@ -120,6 +132,14 @@ fn redirects(resolved: Resolved, trusted: bool) -> Redirects {
         RedirectDir::On => Redirects::Make,
         RedirectDir::Follow | RedirectDir::Off => Redirects::Follow,
         RedirectDir::NoFollow => Redirects::Refuse,
+    }
+}
+
+fn durability(resolved: Resolved) -> Durability {
+    match resolved.fsync {
+        Fsync::Auto => Durability::Data,
+        Fsync::Strict => Durability::All,
+        Fsync::Volatile => Durability::Nothing,
     }
 }
 

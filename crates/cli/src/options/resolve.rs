@@ -155,9 +155,6 @@ fn stack(options: &Options) -> Result<(), Error> {
 /// What this version cannot do. On a mount without upper some of it comes to nothing and is accepted.
 fn not_yet(options: &Options, resolved: &Resolved) -> Result<(), Error> {
     let not = |option: &str, instead| Err(Error::NotYet { option: option.into(), instead });
-    if resolved.metacopy {
-        return not("metacopy=on", "leave it out: a change of attributes then copies the whole file");
-    }
     if resolved.nfs_export {
         return not("nfs_export=on", "leave it out: the mount then cannot be exported");
     }
@@ -170,9 +167,6 @@ fn not_yet(options: &Options, resolved: &Resolved) -> Result<(), Error> {
     if let Some(verity @ (Verity::On | Verity::Require)) = options.verity {
         let word = Verity::ALL.iter().find(|(each, _)| *each == verity).map_or("on", |(_, word)| word);
         return not(&format!("verity={word}"), "leave it out: digests are then not checked");
-    }
-    if !options.data.is_empty() {
-        return not("datadir+", "only metadata-only copies refer to data-only layers");
     }
     Ok(())
 }

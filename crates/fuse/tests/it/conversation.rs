@@ -113,7 +113,7 @@ fn stack() -> Stack<MemLayer> {
     let file = Put::file(b"lower text").mode(0o4751).owner(5, 6).xattr(b"user.k", b"value").times(old, old);
     lower.put(b"file", file).unwrap();
     lower.put(b"link", Put::symlink(b"target\xff")).unwrap();
-    Stack { upper: Some(upper), lowers: vec![lower] }
+    Stack { upper: Some(upper), lowers: vec![lower], data: Vec::new() }
 }
 
 /// Serves `stack` over a socket while `talk` plays the kernel; ends by closing the kernel's end.

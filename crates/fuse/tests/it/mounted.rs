@@ -51,7 +51,7 @@ pub fn mounted(name: &str, tuning: Tuning, fill: impl FnOnce(&Path)) -> Option<M
     let staging = work::prepare(&upper, &workdir, 0).unwrap();
     upper.set_work(staging);
     let lowers = vec![DirLayer::open_lower(&home.join("lower")).unwrap()];
-    let stack = Stack { upper: Some(upper), lowers };
+    let stack = Stack { upper: Some(upper), lowers, data: Vec::new() };
     let (sender, receiver) = channel();
     let server = std::thread::spawn(move || {
         let overlay = Overlay::new(stack, Config::default(), Box::new(connection.notifier())).unwrap();

@@ -44,8 +44,13 @@ impl<L: UpperLayer> Overlay<L> {
         // changes no id. So does the end of taking file capabilities away, which leaves set-id bits alone.
         let lost_capabilities = node.lost_capabilities.swap(false, Ordering::AcqRel);
         let nothing = *set == SetAttr::default() && !lost_capabilities;
-        let empties = set.size == Some(0) && !node.in_upper() && self.stat(&node)?.size > 0;
-        self.copy_up(&node, if empties { Data::Nothing } else { Data::Whole })?;
+        let empties = set.size == Some(0) && !node.data_in_upper() && self.stat(&node)?.size > 0;
+        let data = match set.size {
+            Some(_) if empties => Data::Nothing,
+            Some(_) => Data::Whole,
+            None => Data::Below,
+        };
+        self.copy_up(&node, data)?;
         if let Some(size) = set.size {
             if empties {
                 // The copy is empty already, but its content has changed: ftruncate(2) sets the times.

@@ -2,7 +2,7 @@
 
 use crate::error::{OpError, Result, Step};
 use crate::handle::{Handle, OpenFile, RealFile};
-use crate::{HandleId, Overlay};
+use crate::{Durability, HandleId, Overlay};
 use acetate_layer::{Access, At, Seek, UpperLayer};
 
 impl<L: UpperLayer> Overlay<L> {
@@ -96,8 +96,17 @@ impl<L: UpperLayer> Overlay<L> {
     /// # Errors
     /// [`OpError::Layer`].
     pub fn fsync(&self, handle: HandleId, data_only: bool) -> Result<()> {
-        self.with_file(handle, |_, real| match real.lower {
-            Some(_) => Ok(()),
+        if self.config.durability == Durability::Nothing {
+            return Ok(());
+        }
+        self.with_file(handle, |open, real| match real.lower {
+            // Of a copy of attributes these are what there is to sync.
+            Some(_) => match &open.node.state.read().upper {
+                Some(upper) if !data_only => {
+                    self.upper_layer()?.sync(upper.at(), false).step("sync the attributes of a file")
+                }
+                _ => Ok(()),
+            },
             None => self.upper_layer()?.sync(At::Open(real.file.as_ref()), data_only).step("sync a file"),
         })
     }
@@ -107,6 +116,9 @@ impl<L: UpperLayer> Overlay<L> {
     /// # Errors
     /// [`OpError::Layer`].
     pub fn fsyncdir(&self, handle: HandleId, data_only: bool) -> Result<()> {
+        if self.config.durability == Durability::Nothing {
+            return Ok(());
+        }
         let handle = self.handle(handle)?;
         let Handle::Dir(open) = &*handle else {
             return Err(OpError::NotDir);
@@ -124,8 +136,10 @@ impl<L: UpperLayer> Overlay<L> {
     /// [`OpError::Layer`].
     pub fn sync(&self) -> Result<()> {
         match &self.upper {
-            Some(upper) => upper.sync_fs().step("sync the upper filesystem"),
-            None => Ok(()),
+            Some(upper) if self.config.durability != Durability::Nothing => {
+                upper.sync_fs().step("sync the upper filesystem")
+            }
+            _ => Ok(()),
         }
     }
 }

@@ -36,7 +36,7 @@ impl<L: UpperLayer> Overlay<L> {
     pub fn set_inode_flags(&self, node: NodeId, flags: u32, _caller: &Caller) -> Result<()> {
         let node = self.node(node)?;
         let upper = self.upper()?;
-        self.copy_up(&node, Data::Whole)?;
+        self.copy_up(&node, Data::Below)?;
         let mut state = node.state.write();
         let at = state.upper.as_ref().ok_or(OpError::Stale)?.at();
         let prot = ProtAttr { immutable: flags & IMMUTABLE != 0, append_only: flags & APPEND_ONLY != 0 };

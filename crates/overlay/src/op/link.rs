@@ -5,6 +5,7 @@ use crate::error::{OpError, Result, Step};
 use crate::node::{Place, Real};
 use crate::op::lookup::Slot;
 use crate::protect::{self, Change};
+use crate::redirect::Goes;
 use crate::{Entry, NodeId, Overlay};
 use acetate_layer::{Errno, Kind, UpperLayer};
 
@@ -29,7 +30,7 @@ impl<L: UpperLayer> Overlay<L> {
             return Err(OpError::Exists);
         }
         // Plan.
-        self.copy_up(&node, Data::Whole)?;
+        self.copy_up(&node, Data::Below)?;
         self.copy_up(&dir, Data::Whole)?;
         let real_dir = {
             let state = dir.state.read();
@@ -37,6 +38,12 @@ impl<L: UpperLayer> Overlay<L> {
         };
         if node.state.read().has_origin {
             self.mark_impure(&dir)?;
+        }
+        let place = node.state.read().places.first().cloned();
+        if node.state.read().metacopy
+            && let Some(place) = place
+        {
+            self.set_redirect(&node, &place.parent, &place.name, Goes::Away)?;
         }
         // Act.
         let mut state = node.state.write();

@@ -74,8 +74,9 @@ impl<L: UpperLayer> Overlay<L> {
             let Some(found) = found else {
                 return Ok(None);
             };
-            let stat = found.stat.clone();
+            let mut stat = found.stat.clone();
             if let Some(node) = self.adopt(dir, name, found, changes)? {
+                self.count_data_blocks(&node.state.read(), &mut stat)?;
                 let attr = self.attr_of(&node, &stat);
                 return Ok(Some((node, attr)));
             }
@@ -113,6 +114,8 @@ impl<L: UpperLayer> Overlay<L> {
         state.places.push(Place { parent: dir.clone(), name: name.into() });
         state.upper = found.upper;
         state.lowers = found.lowers;
+        state.metacopy = found.metacopy;
+        state.data_path = found.data_path;
         state.redirect = found.redirect;
         state.has_origin = found.has_origin;
         state.prot = found.prot;
@@ -154,11 +157,14 @@ impl<L: UpperLayer> Overlay<L> {
 
     /// The attributes of the topmost real object.
     pub(crate) fn stat_state(&self, state: &State<L>) -> Result<Stat> {
-        if let Some(upper) = &state.upper {
-            return self.upper_layer()?.stat(upper.at()).step("stat the upper object");
-        }
-        let lower = state.lowers.first().ok_or(OpError::Stale)?;
-        self.lowers[lower.layer].stat(lower.real.at()).step("stat the lower object")
+        let mut stat = if let Some(upper) = &state.upper {
+            self.upper_layer()?.stat(upper.at()).step("stat the upper object")?
+        } else {
+            let lower = state.lowers.first().ok_or(OpError::Stale)?;
+            self.lowers[lower.layer].stat(lower.real.at()).step("stat the lower object")?
+        };
+        self.count_data_blocks(state, &mut stat)?;
+        Ok(stat)
     }
 
     /// Overlay attributes from real ones.

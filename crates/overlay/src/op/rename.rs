@@ -79,10 +79,10 @@ impl<L: UpperLayer> Overlay<L> {
         };
         // Plan.
         let covered = self.needs_whiteout(old.dir, &source, old.name)?;
-        self.copy_up(&source, Data::Whole)?;
+        self.copy_up(&source, Data::Below)?;
         self.copy_up(new.dir, Data::Whole)?;
         if exchange && let Some(target) = &target {
-            self.copy_up(target, Data::Whole)?;
+            self.copy_up(target, Data::Below)?;
         }
         self.mark_moved(old, new, &source, target.as_ref().filter(|_| exchange))?;
         if victim_holds_whiteouts && let Some(dir) = victim {
@@ -178,11 +178,22 @@ impl<L: UpperLayer> Overlay<L> {
 
     /// What has lower parts must find them from its new place, what has none must not get any there.
     fn mark_for_place(&self, node: &Node<L>, now: &Side<'_, L>, dir: &Arc<Node<L>>) -> Result<()> {
-        if merges(node) {
-            let goes = if Arc::ptr_eq(now.dir, dir) { Goes::Aside } else { Goes::Away };
+        if merges(node) || node.state.read().metacopy {
+            let aside = Arc::ptr_eq(now.dir, dir) && !self.has_lower_links(node)?;
+            let goes = if aside { Goes::Aside } else { Goes::Away };
             return self.set_redirect(node, now.dir, now.name, goes);
         }
         self.make_opaque_in(node, dir)
+    }
+
+    /// Whether a file below has several names: a relative redirect would lead from only one of them.
+    fn has_lower_links(&self, node: &Node<L>) -> Result<bool> {
+        if node.kind == Kind::Dir {
+            return Ok(false);
+        }
+        let lower = node.state.read().lowers.first().cloned().ok_or(OpError::Stale)?;
+        let stat = self.lowers[lower.layer].stat(lower.real.at()).step("stat the lower object")?;
+        Ok(stat.nlink > 1)
     }
 
     /// A plain upper directory must not merge with what lower layers have at its new place.

@@ -76,7 +76,7 @@ impl<L: UpperLayer> Overlay<L> {
         let upper = self.upper()?;
         protect::check(&node, Change::Content)?;
         let disk = mark::to_disk(self.config.dialect, name).step(STEP)?;
-        self.copy_up(&node, Data::Whole)?;
+        self.copy_up(&node, Data::Below)?;
         let state = node.state.read();
         let at = state.upper.as_ref().ok_or(OpError::Stale)?.at();
         upper.set_xattr(at, &disk, value, how).step("set an xattr")?;
@@ -108,7 +108,7 @@ impl<L: UpperLayer> Overlay<L> {
             return Err(OpError::Layer { step: STEP, errno: Errno::NODATA });
         }
         let disk = mark::to_disk(self.config.dialect, name).step(STEP)?;
-        self.copy_up(&node, Data::Whole)?;
+        self.copy_up(&node, Data::Below)?;
         let state = node.state.read();
         let at = state.upper.as_ref().ok_or(OpError::Stale)?.at();
         upper.remove_xattr(at, &disk).step("remove an xattr")?;

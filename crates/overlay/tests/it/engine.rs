@@ -49,7 +49,7 @@ impl Engine {
         let work = work::prepare(upper, &workdir, 0).unwrap();
         upper.set_work(work);
         let mut parts = layers.iter().map(|layer| Fault::new(layer.clone(), &faults));
-        let parts = Layers { upper: parts.next(), lowers: parts.collect() };
+        let parts = Layers { upper: parts.next(), lowers: parts.collect(), data: Vec::new() };
         let overlay = Overlay::new(parts, config.clone(), Box::new(|_| {})).unwrap();
         Self { layers, faults, config, overlay }
     }

@@ -121,7 +121,24 @@ fn is_either(tree: &Tree, old: &Tree, new: &Tree) -> Result<(), String> {
 
 /// Runs every operation with every plan that `plans` makes for a call; returns how many there were.
 fn sweep(operations: &[Op], abilities: &Abilities, config: &Config, plans: &[fn(usize) -> Plan]) -> usize {
-    let start = || Engine::over(&layers(), abilities.clone(), config.clone());
+    sweep_after(&[], operations, abilities, config, plans)
+}
+
+/// As [`sweep`], on a mount where `before` has been done already.
+fn sweep_after(
+    before: &[Op],
+    operations: &[Op],
+    abilities: &Abilities,
+    config: &Config,
+    plans: &[fn(usize) -> Plan],
+) -> usize {
+    let start = || {
+        let mut engine = Engine::over(&layers(), abilities.clone(), config.clone());
+        for op in before {
+            engine.apply(op).unwrap();
+        }
+        engine
+    };
     let mut runs = 0;
     let mut wrong = Vec::new();
     for op in operations {
@@ -220,6 +237,28 @@ fn the_same_with_redirects() {
     ];
     let config = Config { redirects: Redirects::Make, offline_changes: false, ..Config::default() };
     sweep(&operations, &Abilities::default(), &config, &[FULL, BROKEN, KILLED]);
+}
+
+/// Metadata-only copies, which are renamed by redirects and get their data later.
+#[test]
+fn the_same_with_copies_of_attributes() {
+    let config =
+        Config { redirects: Redirects::Make, metacopy: true, offline_changes: false, ..Config::default() };
+    sweep(&operations(), &Abilities::default(), &config, &[FULL, BROKEN, KILLED]);
+    let path = |path: &str| p(path.as_bytes());
+    let before = [Op::Chmod(path("/file"), 0o600), Op::Chmod(path("/dir/x"), 0o600)];
+    let operations = [
+        Op::Write(path("/file"), 3, b"changed".to_vec()),
+        Op::Empty(path("/file")),
+        Op::Truncate(path("/file"), 4),
+        Op::Truncate(path("/dir/x"), 0),
+        Op::Link(path("/file"), path("/dir/second")),
+        Op::Rename(path("/file"), path("/moved"), Flags::None),
+        Op::Rename(path("/dir/x"), path("/moved"), Flags::None),
+        Op::Rename(path("/dir/x"), path("/file"), Flags::Exchange),
+        Op::Unlink(path("/file")),
+    ];
+    sweep_after(&before, &operations, &Abilities::default(), &config, &[FULL, BROKEN, KILLED]);
 }
 
 /// Renames that have to leave a whiteout: with device whiteouts one call does both.

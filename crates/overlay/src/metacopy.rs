@@ -1,0 +1,151 @@
+//! Metadata-only copies: upper holds the attributes of a regular file, a layer below still its data.
+//!
+//! The mark `metacopy` says so. Where the data is follows from the name, or from a redirect; it may be a data-only layer,
+//! whose files are looked for when the data is first needed (overlayfs.rst, "Metadata only copy up" and "Data-only lower
+//! layers").
+
+use crate::Overlay;
+use crate::copyup::Data;
+use crate::error::{OpError, Result, Step};
+use crate::node::{Lower, Node, Real, State};
+use acetate_layer::mark::Mark;
+use acetate_layer::{Access, At, Errno, Kind, SetXattr, Stat, UpperLayer};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+const CAPABILITY: &[u8] = b"security.capability";
+
+/// The shortest value of the mark that says more than that it is there, in bytes.
+const HEADER: usize = 4;
+
+/// Whether a value of the mark can be one.
+///
+/// # Errors
+/// [`OpError::BrokenMark`] for one that is cut off.
+pub(crate) fn check_mark(value: &[u8]) -> Result<()> {
+    if value.is_empty() || value.len() >= HEADER {
+        return Ok(());
+    }
+    Err(OpError::BrokenMark { what: "a metacopy mark is cut off", errno: Errno::IO })
+}
+
+impl<L: UpperLayer> Overlay<L> {
+    /// The lower part that holds the data of a regular file; `None` if upper does.
+    ///
+    /// # Errors
+    /// `ENOENT` or `ELOOP` if no data-only layer has it; [`OpError::Layer`].
+    pub(crate) fn data_part(&self, node: &Node<L>) -> Result<Option<Lower<L>>> {
+        let state = node.state.read();
+        if state.upper.is_some() && !state.metacopy {
+            return Ok(None);
+        }
+        let Some(path) = state.data_path.clone() else {
+            return state.lowers.last().cloned().map(Some).ok_or(OpError::Stale);
+        };
+        drop(state);
+        let found = self.find_data(&path)?;
+        let mut state = node.state.write();
+        // Somebody else may have found or copied it in between.
+        if state.data_path.take().is_some() {
+            state.lowers.push(found.clone());
+        }
+        Ok(Some(found))
+    }
+
+    /// Looks a path up in the data-only layers; the first one that has a regular file there wins.
+    fn find_data(&self, path: &[Vec<u8>]) -> Result<Lower<L>> {
+        let mut error = Errno::NOENT;
+        for layer in self.regular..self.lowers.len() {
+            match find_file(&self.lowers[layer], path) {
+                Ok(real) => return Ok(Lower { layer, real, xattr_whiteouts: false }),
+                Err(errno) => error = errno,
+            }
+        }
+        Err(OpError::Layer { step: "find the data in the data-only layers", errno: error })
+    }
+
+    /// Makes the allocated space in the attributes of a regular file that of its data.
+    pub(crate) fn count_data_blocks(&self, state: &State<L>, stat: &mut Stat) -> Result<()> {
+        if stat.kind != Kind::File || !state.data_is_apart() {
+            return Ok(());
+        }
+        stat.blocks = match (&state.data_path, state.lowers.last()) {
+            // As the kernel guesses: the data is not looked for to answer stat(2).
+            (Some(_), _) => stat.size.next_multiple_of(u64::from(stat.blksize.max(1))) / 512,
+            (None, Some(data)) => {
+                self.lowers[data.layer].stat(data.real.at()).step("stat the data of a file")?.blocks
+            }
+            (None, None) => return Err(OpError::Stale),
+        };
+        Ok(())
+    }
+
+    /// Copies the data of a regular file whose attributes are in upper already. Until the mark is removed everybody
+    /// reads the data below.
+    pub(crate) fn copy_up_data(&self, node: &Arc<Node<L>>, data: Data) -> Result<()> {
+        if data == Data::Below || node.data_in_upper() {
+            return Ok(());
+        }
+        let _copying = node.copy.lock();
+        if node.data_in_upper() {
+            return Ok(());
+        }
+        let upper = self.upper()?;
+        let target = {
+            let state = node.state.read();
+            let at = state.upper.as_ref().ok_or(OpError::Stale)?.at();
+            upper.open_file(at, Access::Write).step("open the copy of the attributes")?
+        };
+        let copy = At::Open(&target);
+        let size = upper.stat(copy).step("stat the copy of the attributes")?.size;
+        if size > 0 && data == Data::Whole {
+            let capability = match upper.get_xattr(copy, CAPABILITY) {
+                Err(Errno::OPNOTSUPP) => None,
+                other => other.step("read the file capabilities")?,
+            };
+            let part = self.data_part(node)?.ok_or(OpError::Stale)?;
+            let source = self.lowers[part.layer].open_file(part.real.at(), Access::Read);
+            let source = source.step("open the lower file")?;
+            upper.copy_data(&source, &target, size).step("copy the data")?;
+            self.sync_copy(upper, copy)?;
+            // Writing has taken them away.
+            if let Some(value) = capability {
+                upper.set_xattr(copy, CAPABILITY, &value, SetXattr::Any).step("restore capabilities")?;
+            }
+        } else if size > 0 {
+            upper.set_len(copy, 0).step("truncate the file")?;
+        }
+        upper
+            .remove_xattr(copy, self.config.dialect.name(Mark::Metacopy))
+            .step("remove the metacopy mark")?;
+        let mut state = node.state.write();
+        state.metacopy = false;
+        state.data_path = None;
+        state.lowers.clear();
+        node.data_in_upper.store(true, Ordering::Release);
+        drop(state);
+        (self.changed)(node.id);
+        Ok(())
+    }
+}
+
+/// The regular file at a path in a data-only layer.
+///
+/// # Errors
+/// `ENOENT` if there is none, `ELOOP` for a symlink on the way: none is followed.
+fn find_file<L: UpperLayer>(layer: &L, path: &[Vec<u8>]) -> acetate_layer::Result<Real<L>> {
+    let (name, above) = path.split_last().ok_or(Errno::NOENT)?;
+    let mut dir = layer.root().clone();
+    for component in above {
+        match layer.stat(At::Name(&dir, component))?.kind {
+            Kind::Dir => dir = layer.open_dir(&dir, component)?,
+            Kind::Symlink => return Err(Errno::LOOP),
+            _ => return Err(Errno::NOTDIR),
+        }
+    }
+    match layer.stat(At::Name(&dir, name))?.kind {
+        Kind::File => Ok(Real::Named(dir, name.as_slice().into())),
+        Kind::Symlink => Err(Errno::LOOP),
+        _ => Err(Errno::NOENT),
+    }
+}
