@@ -23,6 +23,8 @@ pub(crate) enum Class {
     Usage,
     /// What was asked for could not be done.
     Refused,
+    /// The command that was to be run for the user was not.
+    NotRun,
 }
 
 /// Which convention exit statuses follow.
@@ -30,6 +32,8 @@ pub(crate) enum Class {
 pub(crate) enum Convention {
     /// 2 for every failure.
     Command,
+    /// 125 for every failure, as other runtimes have it: lower numbers are those of the command that is run.
+    Runtime,
     /// 1 for wrong usage, 32 for a mount that failed (mount(8), "EXIT STATUS").
     MountHelper,
 }
@@ -71,9 +75,10 @@ impl Failure {
     pub(crate) fn report(&self, convention: Convention) -> u8 {
         talk(&self.text());
         match (convention, self.class) {
+            (Convention::Runtime, _) | (Convention::Command, Class::NotRun) => 125,
             (Convention::Command, _) => 2,
             (Convention::MountHelper, Class::Usage) => 1,
-            (Convention::MountHelper, Class::Refused) => 32,
+            (Convention::MountHelper, Class::Refused | Class::NotRun) => 32,
         }
     }
 

@@ -10,6 +10,7 @@ mod options;
 mod out;
 mod progress;
 mod record;
+mod run;
 mod store;
 mod tour;
 mod workspace;
@@ -65,7 +66,7 @@ fn run(arguments: Vec<OsString>) -> Result<Exit, error::Failure> {
         Command::Umount(args) => cmd::umount::run(&args),
         Command::Mounts(args) => cmd::mounts::run(&args),
         Command::Image(args) => cmd::image::run(&args),
-        Command::Workspace(args) => cmd::workspace::run(&args),
+        Command::Workspace(args) => cmd::workspace::run(args),
         Command::Driver(args) => cmd::driver::run(&args),
         Command::Check(args) => cmd::check::run(&args),
         Command::Tour(args) => cmd::tour::run(&args),

@@ -363,6 +363,17 @@ impl Store {
         }
     }
 
+    /// Waits for its turn to mount or unmount a workspace, which it is until the result is dropped.
+    ///
+    /// # Errors
+    /// [`Error::Path`]
+    pub fn mounting(&self, name: &str) -> Result<InUse> {
+        let path = self.part("workspaces").join(format!(".{}.mounting", record::file_name(name)));
+        let file = open_lock(&path)?;
+        acetate_sys::retry(|| flock(&file, FlockOperation::LockExclusive)).step("lock", path)?;
+        Ok(InUse { _file: file })
+    }
+
     /// Keeps all others out of a workspace; `None` if somebody uses it.
     ///
     /// # Errors
@@ -419,8 +430,7 @@ impl Store {
     }
 
     fn use_file(&self, name: &str) -> Result<File> {
-        let path = self.use_path(name);
-        OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).step("open", path)
+        open_lock(&self.use_path(name))
     }
 
     /// Records a workspace whose name has to be free still.
@@ -474,6 +484,10 @@ impl Store {
         }
         Ok(Own::Upper(id))
     }
+}
+
+fn open_lock(path: &Path) -> Result<File> {
+    OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).step("open", path)
 }
 
 /// Gives a writable layer's root the owner, mode and times of what lies below.

@@ -9,11 +9,13 @@ pub mod fscontext;
 pub mod handle;
 pub mod ident;
 pub mod mount;
+pub mod namespace;
 mod nr;
 pub mod open;
 pub mod probe;
 mod proc;
 pub mod process;
+pub mod signal;
 pub mod xattr;
 
 pub use rustix::io::Errno;

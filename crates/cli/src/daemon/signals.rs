@@ -8,6 +8,9 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::path::PathBuf;
 
+/// The signals that end a mount.
+const ENDING: [i32; 3] = [SIGTERM, SIGINT, SIGHUP];
+
 /// Starts to listen: the first signal unmounts. If the mount is in use it leaves the tree and is served until its last
 /// user has gone; another signal ends it at once.
 ///
@@ -15,7 +18,11 @@ use std::path::PathBuf;
 /// If handlers cannot be set.
 pub(super) fn listen(point: PathBuf) -> Result<(), Failure> {
     let failed = |error: std::io::Error| Failure::io("listen for signals", &error);
-    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(failed)?;
+    let mut signals = Signals::new(ENDING).map_err(failed)?;
+    // Whoever started this may have kept them from coming.
+    acetate_sys::signal::Signals::of(&ENDING)
+        .and_then(|set| set.unblock())
+        .map_err(|errno| Failure::errno("listen for signals", errno))?;
     let watch = move || {
         let mut asked = false;
         for signal in signals.forever() {

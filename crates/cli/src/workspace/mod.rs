@@ -1,5 +1,7 @@
 //! Workspaces on this machine: shown by the driver that their plan names.
 
 mod show;
+mod used;
 
 pub(crate) use show::{hide, show};
+pub(crate) use used::Used;

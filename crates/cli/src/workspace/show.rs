@@ -16,8 +16,6 @@ use std::path::{Path, PathBuf};
 pub(crate) struct Shown {
     /// Where its files are.
     pub(crate) path: PathBuf,
-    /// It was not mounted before.
-    pub(crate) mounted: bool,
 }
 
 /// Shows a workspace at `target`, or where the store keeps its mounts. A tree of its own needs no mount for the latter.
@@ -27,7 +25,7 @@ pub(crate) struct Shown {
 pub(crate) fn show(store: &Store, workspace: &Workspace, target: Option<&Path>) -> Result<Shown, Failure> {
     let plan = store.plan(workspace);
     if let (Some(tree), None) = (&plan.tree, target) {
-        return Ok(Shown { path: tree.clone(), mounted: false });
+        return Ok(Shown { path: tree.clone() });
     }
     let point = target.map_or_else(|| store.mountpoint(workspace), Path::to_owned);
     if is_mountpoint(&point) {
@@ -38,7 +36,7 @@ pub(crate) fn show(store: &Store, workspace: &Workspace, target: Option<&Path>) 
             ));
         }
         if !is_dead(&point) {
-            return Ok(Shown { path: point, mounted: false });
+            return Ok(Shown { path: point });
         }
         // What a killed daemon has left.
         unmount::unmount(&point, unmount::Unmount::Detach)
@@ -48,7 +46,7 @@ pub(crate) fn show(store: &Store, workspace: &Workspace, target: Option<&Path>) 
         std::fs::create_dir_all(&point).map_err(|error| Failure::io(shown(&point), &error))?;
     }
     mount(&plan, &workspace.name, &point)?;
-    Ok(Shown { path: point, mounted: true })
+    Ok(Shown { path: point })
 }
 
 /// Whether the daemon of a mount is gone.

@@ -6,6 +6,7 @@ mod diff;
 mod list;
 mod mount;
 mod remove;
+mod run;
 
 use crate::Exit;
 use crate::error::Failure;
@@ -23,7 +24,7 @@ pub(crate) struct WorkspaceArgs {
 #[derive(Debug, clap::Subcommand)]
 enum Command {
     Create(create::CreateArgs),
-
+    Run(run::RunArgs),
     #[command(visible_alias = "ls")]
     List(list::ListArgs),
     Mount(mount::MountArgs),
@@ -35,17 +36,17 @@ enum Command {
     Remove(remove::RemoveArgs),
 }
 
-pub(crate) fn run(args: &WorkspaceArgs) -> Result<Exit, Failure> {
+pub(crate) fn run(args: WorkspaceArgs) -> Result<Exit, Failure> {
     let store = args.store.open()?;
-    match &args.command {
-        Command::Create(args) => create::run(&store, args),
-
-        Command::List(args) => list::run(&store, args),
-        Command::Mount(args) => mount::mount(&store, args),
-        Command::Umount(args) => mount::umount(&store, args),
-        Command::Diff(args) => diff::run(&store, args),
-        Command::Commit(args) => commit::run(&store, args),
-        Command::Reset(args) => remove::reset(&store, args),
-        Command::Remove(args) => remove::remove(&store, args),
+    match args.command {
+        Command::Create(args) => create::run(&store, &args),
+        Command::Run(args) => run::run(&store, args),
+        Command::List(args) => list::run(&store, &args),
+        Command::Mount(args) => mount::mount(&store, &args),
+        Command::Umount(args) => mount::umount(&store, &args),
+        Command::Diff(args) => diff::run(&store, &args),
+        Command::Commit(args) => commit::run(&store, &args),
+        Command::Reset(args) => remove::reset(&store, &args),
+        Command::Remove(args) => remove::remove(&store, &args),
     }
 }
