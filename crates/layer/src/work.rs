@@ -14,6 +14,9 @@ use crate::{At, Errno, Kind, Owner, Rdev, Rename, Result, SetXattr, UpperLayer};
 /// The name of the staging directory within the work directory.
 pub const WORK: &[u8] = b"work";
 
+/// The name of the index directory within the work directory.
+pub const INDEX: &[u8] = b"index";
+
 /// The name that features put into the staging directory to keep others from mounting.
 pub const INCOMPAT: &[u8] = b"incompat";
 
@@ -102,6 +105,20 @@ fn holds_incompatible<L: UpperLayer>(layer: &L, work: &L::Dir) -> Result<bool> {
     Ok(any)
 }
 
+/// Opens `<workdir>/index`, which is kept from mount to mount, and makes it if it is not there.
+///
+/// # Errors
+/// `ENOTDIR` if something else has its name; those of the layer.
+pub fn open_index<L: UpperLayer>(layer: &L, workdir: &L::Dir, mode: u32) -> Result<L::Dir> {
+    match layer.open_dir(workdir, INDEX) {
+        Err(Errno::NOENT) => {}
+        other => return other,
+    }
+    layer.make_dir(workdir, INDEX, 0o700, Owner::Mounter)?;
+    layer.set_mode(At::Name(workdir, INDEX), mode)?;
+    layer.open_dir(workdir, INDEX)
+}
+
 /// Marks the staging directory as that of a mount that makes nothing durable: `work/incompat/volatile/dirty`. No later
 /// mount takes the upper layer until somebody has removed the mark, because it may not have survived a crash.
 ///
@@ -164,14 +181,26 @@ pub fn probe<L: UpperLayer>(layer: &L, wanted: Option<Dialect>) -> Result<Abilit
     Ok(Abilities { dialect, whiteouts })
 }
 
-/// Gives the upper layer the identity of an overlay, as the kernel does (`uuid=auto`): unless it has one, or was used
-/// by a kernel that gave it none.
+/// Which upper layers get an identity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Identify {
+    /// Those that no kernel has used without giving them one (`uuid=auto`).
+    IfNew,
+    /// All (`uuid=on`).
+    Always,
+}
+
+/// Gives the upper layer the identity of an overlay, unless it has one.
 ///
 /// # Errors
 /// Those of the layer; where marks cannot be stored there is nothing to do.
-pub fn identify<L: UpperLayer>(layer: &L, dialect: Dialect, random: &[u8; 16]) -> Result<()> {
+pub fn identify<L: UpperLayer>(layer: &L, dialect: Dialect, random: &[u8; 16], when: Identify) -> Result<()> {
     let root = At::Dir(layer.root());
-    for mark in [Mark::Uuid, Mark::Impure] {
+    let signs: &[Mark] = match when {
+        Identify::IfNew => &[Mark::Uuid, Mark::Impure],
+        Identify::Always => &[Mark::Uuid],
+    };
+    for &mark in signs {
         match layer.get_xattr(root, dialect.name(mark)) {
             Ok(None) => {}
             Ok(Some(_)) | Err(Errno::OPNOTSUPP | Errno::PERM) => return Ok(()),

@@ -25,6 +25,18 @@ pub enum Redirects {
     Refuse,
 }
 
+/// Which copies are found by the lower object they come from (`index`, `nfs_export`). The index directory is then the
+/// staging directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Index {
+    /// None: the copy of one of several hard links is a new file.
+    Nothing,
+    /// Those of files with several names (`index=on`).
+    Links,
+    /// All, directories included (`nfs_export=on`).
+    All,
+}
+
 /// What is made durable before it is published (`fsync`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Durability {
@@ -50,6 +62,10 @@ pub struct Config {
     /// A change of attributes copies only these, and such copies are followed (`metacopy`). Needs
     /// [`Redirects::Make`] to rename them.
     pub metacopy: bool,
+    /// Which copies are indexed.
+    pub index: Index,
+    /// Stored file handles hold the UUID of their filesystem (not so with `uuid=off`).
+    pub uuid_in_handles: bool,
     /// What is made durable.
     pub durability: Durability,
     /// Lower layers may be changed while nothing is mounted. Not so once an option needs to find lower objects again;
@@ -77,6 +93,8 @@ impl Default for Config {
             marks_storable: true,
             redirects: Redirects::Follow,
             metacopy: false,
+            index: Index::Nothing,
+            uuid_in_handles: true,
             durability: Durability::Data,
             offline_changes: true,
             read_only: false,

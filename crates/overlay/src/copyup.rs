@@ -5,8 +5,8 @@
 //! Order of the steps: docs/semantics.md, "Copy-up"; after the kernel's `ovl_copy_up_one` (Linux 6.18).
 
 use crate::error::{OpError, Result, Step};
-use crate::node::{Lower, Node, Place, Real};
-use crate::{Durability, Overlay};
+use crate::node::{Links, Lower, Node, Place, Real};
+use crate::{Durability, Index, Overlay};
 use acetate_layer::mark::{self, Mark, ProtAttr};
 use acetate_layer::work::Staged;
 use acetate_layer::{Access, At, Errno, Kind, Owner, SetTime, SetXattr, Stat, UpperLayer, acl};
@@ -59,30 +59,97 @@ impl<L: UpperLayer> Overlay<L> {
     /// the kernel; what a step answers (`ENOSPC`, `EDQUOT`, `EIO`, ...). After a failure the node is as before, and
     /// ancestors that were copied stay.
     pub(crate) fn copy_up(&self, node: &Arc<Node<L>>, data: Data) -> Result<()> {
+        self.copy_up_place(node, None, data)
+    }
+
+    /// As [`Overlay::copy_up`], and what is indexed gets this name in upper. Else it gets the one that was looked up
+    /// last: a request that names an object does not say which of its names was used.
+    pub(crate) fn copy_up_name(
+        &self,
+        node: &Arc<Node<L>>,
+        dir: &Arc<Node<L>>,
+        name: &[u8],
+        data: Data,
+    ) -> Result<()> {
+        self.copy_up_place(node, Some((dir, name)), data)
+    }
+
+    fn copy_up_place(
+        &self,
+        node: &Arc<Node<L>>,
+        name: Option<(&Arc<Node<L>>, &[u8])>,
+        data: Data,
+    ) -> Result<()> {
         self.upper()?;
         // A rename may give the node another parent while the old one is being copied.
         loop {
-            if node.in_upper() {
-                return self.copy_up_data(node, data);
-            }
-            let place = self.place_for_copy(node)?;
+            let place = match node.in_upper() {
+                true => match self.place_to_link(node, name) {
+                    Some(place) => place,
+                    None => return self.copy_up_data(node, data),
+                },
+                false => self.place_for_copy(node, name)?,
+            };
             self.copy_up(&place.parent, Data::Whole)?;
             let _copying = node.copy.lock();
-            if node.in_upper() {
+            if !self.still_at(node, &place) {
                 continue;
             }
-            if self.still_at(node, &place) {
-                return self.copy_up_locked(node, &place, data);
+            if !node.in_upper() {
+                self.copy_up_locked(node, &place, data)?;
+            } else if self.place_to_link(node, name).is_some_and(|now| now.is(&place.parent, &place.name)) {
+                self.link_up(node, &place)?;
             }
         }
     }
 
+    /// The name at which an indexed object in upper still has to be linked.
+    fn place_to_link(&self, node: &Node<L>, name: Option<(&Arc<Node<L>>, &[u8])>) -> Option<Place<L>> {
+        if self.config.index == Index::Nothing {
+            return None;
+        }
+        let state = node.state.read();
+        state.index.as_ref()?;
+        let place = match name {
+            Some((dir, name)) => state.places.iter().find(|place| place.is(dir, name)),
+            None => state.places.last(),
+        };
+        place.filter(|place| !place.in_upper).cloned()
+    }
+
+    /// Gives an indexed object a name in upper that it has in the overlay already.
+    fn link_up(&self, node: &Arc<Node<L>>, place: &Place<L>) -> Result<()> {
+        let upper = self.upper()?;
+        let parent = crate::op::remove::real_dir(&place.parent)?;
+        let times = upper.stat(At::Dir(&parent)).step("stat the parent directory in upper")?;
+        self.mark_impure(&place.parent)?;
+        let mut state = node.state.write();
+        let Some(at) = state.places.iter().position(|now| now.is(&place.parent, &place.name)) else {
+            return Err(OpError::Exists);
+        };
+        let real = state.upper.clone().ok_or(OpError::Stale)?;
+        if let Some(links) = state.links {
+            self.store_links_below(upper, real.at(), links)?;
+        }
+        upper.link(real.at(), &parent, &place.name).step("link a copy from the index")?;
+        state.places[at].in_upper = true;
+        // The count is right as it is; this form is the one that later changes start from.
+        let _as_good = self.store_links(upper, &state);
+        let _times_are_cosmetic =
+            upper.set_times(At::Dir(&parent), SetTime::To(times.atime), SetTime::To(times.mtime));
+        drop(state);
+        place.parent.forget_listing();
+        (self.changed)(node.id);
+        Ok(())
+    }
+
     /// Where the copy goes. What has been removed cannot be copied; the kernel finds out late, and has marked the
     /// directory by then.
-    fn place_for_copy(&self, node: &Node<L>) -> Result<Place<L>> {
+    fn place_for_copy(&self, node: &Node<L>, name: Option<(&Arc<Node<L>>, &[u8])>) -> Result<Place<L>> {
         let parent = {
             let state = node.state.read();
-            if let Some(place) = state.places.first() {
+            let named = name.and_then(|(dir, name)| state.places.iter().find(|place| place.is(dir, name)));
+            if let Some(place) = named.or(state.places.last()) {
                 return Ok(place.clone());
             }
             state.removed_from.clone()
@@ -94,7 +161,7 @@ impl<L: UpperLayer> Overlay<L> {
     }
 
     fn still_at(&self, node: &Node<L>, place: &Place<L>) -> bool {
-        node.state.read().places.first().is_some_and(|now| now.is(&place.parent, &place.name))
+        node.state.read().places.iter().any(|now| now.is(&place.parent, &place.name))
     }
 
     fn copy_up_locked(&self, node: &Arc<Node<L>>, place: &Place<L>, data: Data) -> Result<()> {
@@ -109,10 +176,17 @@ impl<L: UpperLayer> Overlay<L> {
             Data::Below if stat.kind != Kind::File || !self.config.metacopy => Data::Whole,
             other => other,
         };
-        self.mark_impure(&place.parent)?;
+        let indexed = self.is_indexed(&stat).then(|| self.origin_value(&lower)).transpose()?;
+        let indexed = indexed.map(|origin| crate::origin::index_name(&origin));
+        // What has several names is made in the index and linked; all else is indexed when it has its name, because an
+        // entry without any would be taken for what is left of something removed.
+        let indexed_file = indexed.as_ref().filter(|_| stat.kind != Kind::Dir && stat.nlink > 1);
+        if indexed_file.is_none() {
+            self.mark_impure(&place.parent)?;
+        }
         let copy = self.stage(upper, layer, node, &lower, &stat, data)?;
         let prot = self.copy_flags(upper, layer, &lower, &stat, copy.at())?;
-        let origin = self.mark_origin(upper, &lower, &stat, copy.at())?;
+        let origin = self.mark_origin(upper, &lower, &stat, indexed.is_some(), copy.at())?;
         if data == Data::Below {
             let mark = self.config.dialect.name(Mark::Metacopy);
             upper.set_xattr(copy.at(), mark, b"", SetXattr::Any).step("set the metacopy mark")?;
@@ -121,7 +195,15 @@ impl<L: UpperLayer> Overlay<L> {
         if self.config.durability == Durability::All && matches!(stat.kind, Kind::File | Kind::Dir) {
             upper.sync(copy.at(), false).step("sync the copy")?;
         }
+        if let Some(name) = indexed_file {
+            let links = Links { union: stat.nlink, below: stat.nlink };
+            self.store_links_below(upper, copy.at(), links)?;
+            return self.publish_in_index(node, copy, data, prot, name, links);
+        }
         self.publish(node, place, parent, copy, data, origin, prot)?;
+        if let Some(name) = indexed {
+            self.index_named(upper, node, name);
+        }
         // The parent shows its old times: nothing in it has changed for its users.
         let _times_are_cosmetic =
             upper.set_times(At::Dir(parent), SetTime::To(times.atime), SetTime::To(times.mtime));
@@ -283,9 +365,16 @@ impl<L: UpperLayer> Overlay<L> {
     }
 
     /// Records where the copy came from.
-    fn mark_origin(&self, upper: &L, lower: &Lower<L>, stat: &Stat, copy: At<'_, L>) -> Result<Kept> {
-        // The copy of one of several names is a new object.
-        if stat.kind != Kind::Dir && stat.nlink > 1 {
+    fn mark_origin(
+        &self,
+        upper: &L,
+        lower: &Lower<L>,
+        stat: &Stat,
+        indexed: bool,
+        copy: At<'_, L>,
+    ) -> Result<Kept> {
+        // The copy of one of several names is a new object, unless the index keeps them together.
+        if !indexed && stat.kind != Kind::Dir && stat.nlink > 1 {
             return Ok(Kept::Nothing);
         }
         if self.config.marks_storable {
@@ -324,7 +413,7 @@ impl<L: UpperLayer> Overlay<L> {
         let upper = self.upper()?;
         let mut state = node.state.write();
         // A rename or removal since then has changed the place; both copy up first or leave none.
-        let kept = state.places.first().is_some_and(|now| now.is(&place.parent, &place.name));
+        let kept = state.places.iter().any(|now| now.is(&place.parent, &place.name));
         if !kept {
             return Err(if kind == Kind::Dir { OpError::NotDir } else { OpError::Exists });
         }
@@ -350,12 +439,49 @@ impl<L: UpperLayer> Overlay<L> {
                 state.lowers.clear();
                 state.data_path = None;
             }
-            state.has_origin = origin != Kept::Nothing;
+        }
+        state.has_origin = origin != Kept::Nothing;
+        for known in &mut state.places {
+            known.in_upper = true;
         }
         state.prot = prot;
         state.upper = Some(real);
         node.in_upper.store(true, Ordering::Release);
         node.data_in_upper.store(data != Data::Below, Ordering::Release);
+        Ok(())
+    }
+
+    /// Publishes a copy in the index. It has no name in upper yet, and shows at all names that the lower file has.
+    fn publish_in_index(
+        &self,
+        node: &Arc<Node<L>>,
+        copy: Copy<'_, L>,
+        data: Data,
+        prot: ProtAttr,
+        name: &[u8],
+        links: Links,
+    ) -> Result<()> {
+        const STEP: &str = "publish the copy in the index";
+        let upper = self.upper()?;
+        let mut state = node.state.write();
+        match copy {
+            Copy::Unnamed(file) => upper.link(At::Open(&file), upper.work(), name).step(STEP)?,
+            Copy::Named(staged) => staged.publish_new(upper.work(), name).step(STEP)?,
+        }
+        state.metacopy = data == Data::Below;
+        if !state.metacopy {
+            state.lowers.clear();
+            state.data_path = None;
+        }
+        state.has_origin = true;
+        state.prot = prot;
+        state.index = Some(name.into());
+        state.links = Some(links);
+        state.upper = Some(Real::Named(upper.work().clone(), name.into()));
+        node.in_upper.store(true, Ordering::Release);
+        node.data_in_upper.store(data != Data::Below, Ordering::Release);
+        drop(state);
+        (self.changed)(node.id);
         Ok(())
     }
 

@@ -7,19 +7,21 @@ mod config;
 mod copyup;
 mod error;
 mod handle;
+mod index;
 mod inode;
 mod listing;
 mod merge;
 mod metacopy;
 mod node;
 mod op;
+mod origin;
 mod protect;
 mod redirect;
 mod table;
 mod types;
 
 pub use acetate_layer::work::WhiteoutForm;
-pub use config::{Config, Durability, Redirects, Stack};
+pub use config::{Config, Durability, Index, Redirects, Stack};
 pub use error::{OpError, Result};
 pub use types::*;
 
@@ -59,7 +61,7 @@ impl<L: UpperLayer> Overlay<L> {
     /// it may be called with locks held and must not call back.
     ///
     /// # Errors
-    /// [`OpError::Invalid`] without any layer; a layer whose root cannot be read.
+    /// [`OpError::Invalid`] without any layer; [`OpError::Stale`] for an index that belongs to other layers; a layer whose root cannot be read.
     pub fn new(
         stack: Stack<L>,
         config: Config,
@@ -95,6 +97,7 @@ impl<L: UpperLayer> Overlay<L> {
             renaming: Mutex::new(()),
             changed,
         };
+        overlay.open_index()?;
         let root = overlay.root_node()?;
         overlay.nodes.set_root(root);
         Ok(overlay)

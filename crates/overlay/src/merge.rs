@@ -2,11 +2,12 @@
 //!
 //! The rules are those of the kernel's `ovl_lookup` (Linux 6.18, fs/overlayfs/namei.c; docs/semantics.md, "Lookup").
 
-use crate::Overlay;
 use crate::error::{OpError, Result, Step};
-use crate::node::{Lower, Real, State};
-use acetate_layer::mark::{self, Mark, Opaque, Origin, ProtAttr, Redirect};
-use acetate_layer::{At, Errno, Kind, SetXattr, Stat, UpperLayer};
+use crate::node::{Links, Lower, Real, State};
+use crate::origin::{Source, index_name};
+use crate::{Index, Overlay};
+use acetate_layer::mark::{self, Mark, Opaque, ProtAttr, Redirect};
+use acetate_layer::{At, Errno, Kind, Stat, UpperLayer};
 
 /// What a name is made of.
 pub(crate) struct Found<L: UpperLayer> {
@@ -22,12 +23,20 @@ pub(crate) struct Found<L: UpperLayer> {
     pub redirect: Option<Redirect>,
     /// Attributes of the topmost part.
     pub stat: Stat,
-    /// A non-directory in upper has the number of its origin.
+    /// An object in upper has the number of its origin.
     pub has_origin: bool,
     /// The inode number.
     pub ino: u64,
     /// Append-only and immutable.
     pub prot: ProtAttr,
+    /// The name of the upper part in the index.
+    pub index: Option<Box<[u8]>>,
+    /// The number of names, where the real one does not count.
+    pub links: Option<Links>,
+    /// Upper has it at this name.
+    pub in_upper: bool,
+    /// Device and inode number of the lower file that all names of an indexed file, now or once copied, have in common.
+    pub shared: Option<(u64, u64)>,
     /// Device and inode number of the topmost lower directory, which identifies a merged directory.
     pub lower_dir: Option<(u64, u64)>,
 }
@@ -151,7 +160,13 @@ impl<L: UpperLayer> Overlay<L> {
                     && let (Some(upper), Some(lower)) = (&upper, lowers.last())
                     && upper.stat.kind == Kind::Dir
                 {
-                    self.fix_origin(parent, self.upper_layer()?, &upper.real, lower)?;
+                    let layer = self.upper_layer()?;
+                    self.fix_origin(parent, layer, &upper.real, lower)?;
+                    // What is exported is found by its handle, so the name alone is not enough.
+                    if self.config.index == Index::All && !self.comes_from(layer, &upper.real, lower)? {
+                        (lowers, top) = (Vec::new(), None);
+                        break;
+                    }
                 }
             }
             if search.stop {
@@ -198,63 +213,131 @@ impl<L: UpperLayer> Overlay<L> {
         data_path: Option<Box<[Vec<u8>]>>,
         top: Option<Stat>,
     ) -> Result<Option<Found<L>>> {
-        let layer_number = lowers.first().map(|lower| lower.layer);
-        let lower_ino = |stat: &Stat| self.inodes.lower(layer_number.unwrap_or(0), stat.ino);
-        let Some(upper) = upper else {
-            let Some(stat) = top else {
-                return Ok(None);
-            };
-            return Ok(Some(Found {
-                upper: None,
-                metacopy: false,
-                data_path,
-                redirect: None,
-                ino: lower_ino(&stat),
-                prot: crate::protect::real_protection(&stat),
-                lower_dir: (stat.kind == Kind::Dir).then_some((stat.dev, stat.ino)),
-                has_origin: false,
-                lowers,
-                stat,
-            }));
+        let Some(stat) = upper.as_ref().map(|upper| &upper.stat).or(top.as_ref()).cloned() else {
+            return Ok(None);
         };
-        let layer = self.upper_layer()?;
+        let is_dir = stat.kind == Kind::Dir;
+        let layer_number = lowers.first().map_or(0, |lower| lower.layer);
         let mut found = Found {
-            ino: self.inodes.upper(upper.stat.ino),
+            ino: 0,
             prot: ProtAttr::default(),
-            lower_dir: None,
-            has_origin: false,
-            upper: Some(upper.real.clone()),
             metacopy: marks.metacopy,
-            data_path: None,
+            data_path,
             redirect: marks.redirect,
-            lowers: Vec::new(),
-            stat: upper.stat,
+            has_origin: false,
+            index: None,
+            links: None,
+            in_upper: upper.is_some(),
+            shared: None,
+            lower_dir: top.as_ref().filter(|_| is_dir).map(|stat| (stat.dev, stat.ino)),
+            upper: upper.map(|upper| upper.real),
+            lowers,
+            stat,
         };
-        if found.stat.kind == Kind::Dir {
-            found.prot = self.read_protection(layer, upper.real.at(), Some(&found.stat))?;
-            if let Some(stat) = &top {
-                found.ino = lower_ino(stat);
-                found.lower_dir = Some((stat.dev, stat.ino));
-            }
-            found.lowers = lowers;
-        } else {
-            if found.stat.kind == Kind::File {
-                found.prot = self.read_protection(layer, upper.real.at(), Some(&found.stat))?;
-            }
-            let unbroken = top.as_ref().filter(|stat| stat.nlink == 1);
-            if marks.metacopy {
-                if let Some(stat) = unbroken {
-                    found.ino = lower_ino(stat);
-                    found.has_origin = true;
-                }
-                found.lowers = lowers;
-                found.data_path = data_path;
-            } else if let Some(ino) = self.origin_number(layer, upper.real.at(), found.stat.kind)? {
-                found.ino = ino;
+        let source = self.source_of(&found, top.as_ref())?;
+        if let Some(source) = &source {
+            self.consult_index(&mut found, source)?;
+        }
+        let Some(upper) = found.upper.clone() else {
+            found.ino = self.inodes.lower(layer_number, found.stat.ino);
+            found.prot = crate::protect::real_protection(&found.stat);
+            return Ok(Some(found));
+        };
+        found.ino = self.inodes.upper(found.stat.ino);
+        if matches!(found.stat.kind, Kind::File | Kind::Dir) {
+            found.prot = self.read_protection(self.upper_layer()?, upper.at(), Some(&found.stat))?;
+        }
+        if let Some(source) = &source {
+            let unbroken = self.config.index != Index::All && (is_dir || source.stat.nlink == 1);
+            if found.index.is_some() || unbroken {
+                found.ino = self.inodes.lower(source.layer, source.stat.ino);
                 found.has_origin = true;
             }
         }
+        if !is_dir && !found.metacopy {
+            found.lowers.clear();
+        }
         Ok(Some(found))
+    }
+
+    /// The lower object that an object comes from, or is: by its name, and by the origin mark of what is in upper with its
+    /// data.
+    fn source_of(&self, found: &Found<L>, top: Option<&Stat>) -> Result<Option<Source>> {
+        let kind = found.stat.kind;
+        if let Some(upper) = &found.upper
+            && kind != Kind::Dir
+            && !found.metacopy
+        {
+            return self.source(self.upper_layer()?, upper.at(), kind);
+        }
+        let (Some(lower), Some(stat)) = (found.lowers.first(), top) else {
+            return Ok(None);
+        };
+        if found.upper.is_none() && !self.asks_index(kind) {
+            return Ok(None);
+        }
+        let mut index_name_of = Box::from([]);
+        if self.asks_index(kind) {
+            if let Some(upper) = &found.upper
+                && kind != Kind::Dir
+            {
+                let layer = self.upper_layer()?;
+                let marked = self.mark(layer, upper.at(), Mark::Origin).step("read the origin mark")?;
+                if marked.is_some() && !self.comes_from(layer, upper, lower)? {
+                    return Err(OpError::Stale);
+                }
+            }
+            index_name_of = index_name(&self.origin_value(lower)?);
+        }
+        Ok(Some(Source { layer: lower.layer, stat: stat.clone(), index_name: index_name_of }))
+    }
+
+    /// Whether the origin mark of an upper object names that lower one.
+    fn comes_from(&self, layer: &L, upper: &Real<L>, lower: &Lower<L>) -> Result<bool> {
+        let value = self.mark(layer, upper.at(), Mark::Origin).step("read the origin mark")?;
+        Ok(value.as_deref() == Some(&self.origin_value(lower)?))
+    }
+
+    /// Finds out whether an object is indexed. One that has no copy at this name may have one in the index.
+    fn consult_index(&self, found: &mut Found<L>, source: &Source) -> Result<()> {
+        let kind = found.stat.kind;
+        if self.asks_index(kind) && self.upper.is_some() {
+            let upper = found.upper.as_ref().map(|upper| (upper.at(), &found.stat));
+            let entry = self.find_index(&source.index_name, kind, upper)?;
+            let layer = self.upper_layer()?;
+            if let (Some(stat), None) = (&entry, &found.upper) {
+                let real = Real::Named(layer.work().clone(), source.index_name.clone());
+                found.metacopy = kind == Kind::File && self.is_metacopy(layer, real.at())?;
+                if found.metacopy
+                    && let Some(value) =
+                        self.mark(layer, real.at(), Mark::Redirect).step("read the redirect mark")?
+                {
+                    found.redirect = Redirect::parse(&value).ok();
+                }
+                found.stat = stat.clone();
+                found.upper = Some(real);
+            }
+            if entry.is_some() {
+                found.index = Some(source.index_name.clone());
+                if kind != Kind::Dir {
+                    found.upper = Some(Real::Named(layer.work().clone(), source.index_name.clone()));
+                }
+            }
+            let indexed_later = found.upper.is_none() && self.is_indexed(&source.stat);
+            if kind != Kind::Dir && (found.index.is_some() || indexed_later) {
+                found.shared = Some((source.stat.dev, source.stat.ino));
+            }
+        }
+        if kind != Kind::Dir
+            && let Some(upper) = &found.upper
+        {
+            found.links = self.union_links(&source.stat, upper.at(), &found.stat)?;
+            if found.index.is_some() && found.links.is_none() {
+                // The kernel counts the link of the index, too, if the lower file has one name only.
+                found.links = Some(Links { union: found.stat.nlink, below: source.stat.nlink });
+            }
+        }
+        Ok(())
     }
 
     /// Searches one layer and updates the search; the result is a part of the object, or nothing.
@@ -408,56 +491,6 @@ impl<L: UpperLayer> Overlay<L> {
     pub(crate) fn has_xattr_whiteouts(&self, layer: &L, at: At<'_, L>) -> Result<bool> {
         let value = self.mark(layer, at, Mark::Opaque).step("read the opaque mark")?;
         Ok(mark::opaque(value.as_deref()) == Opaque::HasXattrWhiteouts)
-    }
-
-    /// Stores the origin of a merged upper directory that has none, and marks its parent impure. The kernel does
-    /// this at lookup, even on a read-only mount; a failure is not one of the lookup.
-    fn fix_origin(&self, parent: &State<L>, layer: &L, upper: &Real<L>, lower: &Lower<L>) -> Result<()> {
-        if !self.config.marks_storable {
-            return Ok(());
-        }
-        let name = self.config.dialect.name(Mark::Origin);
-        if self.mark(layer, upper.at(), Mark::Origin).step("read the origin mark")?.is_some() {
-            return Ok(());
-        }
-        let value = self.origin_value(lower)?;
-        if layer.set_xattr(upper.at(), name, &value, SetXattr::Any).is_err() {
-            return Ok(());
-        }
-        if let Some(dir) = parent.upper.as_ref() {
-            let impure = self.config.dialect.name(Mark::Impure);
-            // As above: without it only the inode numbers of a listing differ.
-            let _not_essential = layer.set_xattr(dir.at(), impure, b"y", SetXattr::Any);
-        }
-        Ok(())
-    }
-
-    /// The value of the origin mark for a copy of `lower`; empty where the filesystem has no handles.
-    pub(crate) fn origin_value(&self, lower: &Lower<L>) -> Result<Vec<u8>> {
-        let handle = self.lowers[lower.layer].handle(lower.real.at());
-        match handle {
-            Ok(Some(handle)) => Ok(Origin::encode(&handle)),
-            Ok(None) | Err(Errno::OPNOTSUPP | Errno::OVERFLOW) => Ok(Vec::new()),
-            Err(errno) => Err(OpError::Layer { step: "get the handle of a lower object", errno }),
-        }
-    }
-
-    /// The inode number that an upper non-directory has kept from its origin.
-    fn origin_number(&self, layer: &L, at: At<'_, L>, kind: Kind) -> Result<Option<u64>> {
-        let Some(value) = self.mark(layer, at, Mark::Origin).step("read the origin mark")? else {
-            return Ok(None);
-        };
-        let Origin::Known(handle) = Origin::decode(&value) else {
-            return Ok(None);
-        };
-        for (number, lower) in self.lowers[..self.regular].iter().enumerate() {
-            // A handle that cannot be resolved only costs the old number.
-            if let Ok(Some(stat)) = lower.resolve(&handle) {
-                let usable = stat.kind == kind && stat.nlink == 1;
-                return Ok(usable.then(|| self.inodes.lower(number, stat.ino)));
-            }
-        }
-        Ok(None)
     }
 
     /// Whether a lower layer provides `name` in the directory: whether removing it from upper would show it again.

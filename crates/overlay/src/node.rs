@@ -79,6 +79,8 @@ pub(crate) struct Place<L: UpperLayer> {
     pub parent: Arc<Node<L>>,
     /// The name in it.
     pub name: Box<[u8]>,
+    /// Upper has the object at this name. An indexed one may have others only.
+    pub in_upper: bool,
 }
 
 impl<L: UpperLayer> Place<L> {
@@ -90,8 +92,17 @@ impl<L: UpperLayer> Place<L> {
 
 impl<L: UpperLayer> Clone for Place<L> {
     fn clone(&self) -> Self {
-        Place { parent: self.parent.clone(), name: self.name.clone() }
+        Place { parent: self.parent.clone(), name: self.name.clone(), in_upper: self.in_upper }
     }
+}
+
+/// How many names a file has over all layers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Links {
+    /// Names in the overlay.
+    pub union: u32,
+    /// Links of the lower file.
+    pub below: u32,
 }
 
 /// What a node is made of; changes by copy-up, rename and removal.
@@ -109,9 +120,13 @@ pub(crate) struct State<L: UpperLayer> {
     pub metacopy: bool,
     /// Where in the data-only layers the data of a regular file is, as long as nobody has needed it.
     pub data_path: Option<Box<[Vec<u8>]>>,
+    /// The name of its upper part in the index.
+    pub index: Option<Box<[u8]>>,
+    /// The number of its names, where the real one does not count.
+    pub links: Option<Links>,
     /// Where its upper part says that it goes on below.
     pub redirect: Option<Redirect>,
-    /// A non-directory in upper whose number is that of the lower object it was copied from.
+    /// An object in upper whose number is that of the lower object it was copied from.
     pub has_origin: bool,
     /// The inode number.
     pub ino: u64,
@@ -129,6 +144,8 @@ impl<L: UpperLayer> State<L> {
             lowers: Vec::new(),
             metacopy: false,
             data_path: None,
+            index: None,
+            links: None,
             redirect: None,
             has_origin: false,
             ino,
@@ -152,7 +169,7 @@ impl<L: UpperLayer> State<L> {
     /// Records that a name of the node is another one now, in the upper directory `dir`.
     pub fn move_place(&mut self, parent: &Arc<Node<L>>, name: &[u8], new: Place<L>, dir: L::Dir) {
         self.places.retain(|place| !place.is(parent, name) && !place.is(&new.parent, &new.name));
-        if matches!(self.upper, Some(Real::Named(..))) {
+        if self.index.is_none() && matches!(self.upper, Some(Real::Named(..))) {
             self.upper = Some(Real::Named(dir, new.name.clone()));
         }
         self.places.push(new);
@@ -160,7 +177,8 @@ impl<L: UpperLayer> State<L> {
 
     /// Finds the upper object of a non-directory by its first known name.
     pub fn follow_place(&mut self) {
-        if !matches!(self.upper, Some(Real::Named(..))) {
+        // What is indexed is found there.
+        if self.index.is_some() || !matches!(self.upper, Some(Real::Named(..))) {
             return;
         }
         let Some(place) = self.places.first() else {

@@ -21,8 +21,8 @@ struct Counted<L: UpperLayer> {
     lookups: u64,
 }
 
-/// Directories by the device and inode number of a lower directory.
-type LowerDirs<L> = HashMap<(u64, u64), Weak<Node<L>>>;
+/// Nodes by the device and inode number of a lower object.
+type ByLower<L> = HashMap<(u64, u64), Weak<Node<L>>>;
 
 /// Nodes by id, each with the number of references the kernel holds.
 pub(crate) struct NodeTable<L: UpperLayer> {
@@ -31,8 +31,10 @@ pub(crate) struct NodeTable<L: UpperLayer> {
     next: AtomicU64,
     /// Upper non-directories with several names, by real inode number: all names are one node.
     linked: Mutex<HashMap<u64, Weak<Node<L>>>>,
+    /// Files that are or will be indexed, by the device and inode number of the lower file.
+    shared: Mutex<ByLower<L>>,
     /// Directories by the device and inode number of their topmost lower part.
-    lower_dirs: Mutex<LowerDirs<L>>,
+    lower_dirs: Mutex<ByLower<L>>,
 }
 
 impl<L: UpperLayer> NodeTable<L> {
@@ -42,6 +44,7 @@ impl<L: UpperLayer> NodeTable<L> {
             root: None,
             next: AtomicU64::new(NodeId::ROOT.0 + 1),
             linked: Mutex::new(HashMap::new()),
+            shared: Mutex::new(HashMap::new()),
             lower_dirs: Mutex::new(HashMap::new()),
         }
     }
@@ -98,6 +101,20 @@ impl<L: UpperLayer> NodeTable<L> {
         }
         linked.insert(ino, Arc::downgrade(node));
         None
+    }
+
+    /// The live node of the names that lead to that lower file; a new one if there is none.
+    pub fn shared(&self, key: (u64, u64), new: impl FnOnce() -> Arc<Node<L>>) -> Arc<Node<L>> {
+        let mut shared = self.shared.lock();
+        if let Some(node) = shared.get(&key).and_then(Weak::upgrade) {
+            return node;
+        }
+        if shared.len() >= 1024 && shared.len().is_power_of_two() {
+            shared.retain(|_, node| node.strong_count() > 0);
+        }
+        let node = new();
+        shared.insert(key, Arc::downgrade(&node));
+        node
     }
 
     /// Records which directory a lower directory is part of.

@@ -4,14 +4,15 @@ use super::{READY, signals};
 use crate::error::Failure;
 use crate::mount::{Locks, Opened, Plan, Request, prepare};
 use crate::mountinfo;
+use crate::options::Uuid;
 use crate::out::{cause, exact, note, shown, warn};
 use crate::record::{self, Record};
 use acetate_fuse::{Connection, Ended, MountError, MountFlags, MountSpec, ServeError};
 use acetate_layer::dir::DirLayer;
 use acetate_layer::mark::Dialect;
-use acetate_layer::work::{self, WhiteoutForm};
+use acetate_layer::work::{self, Identify, WhiteoutForm};
 use acetate_layer::{At, Layer, UpperLayer};
-use acetate_overlay::{Config, Durability, Overlay, Stack};
+use acetate_overlay::{Config, Overlay, Stack};
 use rustix::fs::{Mode, OFlags};
 use std::io::Write;
 
@@ -50,7 +51,6 @@ fn serve(request: &Request, ready: impl FnOnce()) -> Result<(), Failure> {
     let config = config(&opened, read_only)?;
     let mut record = describe(request, &opened, &target.path);
     identify(&opened, read_only)?;
-    mark_volatile(&opened)?;
     let spec = MountSpec { source: source(request), flags, allow_other: options.allow_other };
     let Opened { upper, lowers, data, .. } = opened;
     let connection = Connection::mount(&target.path, &spec).map_err(|error| refused(&error, request))?;
@@ -120,6 +120,8 @@ fn config(opened: &Opened, read_only: bool) -> Result<Config, Failure> {
         marks_storable: opened.marks_storable,
         redirects: opened.redirects,
         metacopy: opened.metacopy,
+        index: opened.index,
+        uuid_in_handles: opened.uuid_in_handles,
         durability: opened.durability,
         offline_changes: opened.offline_changes,
         read_only,
@@ -134,19 +136,13 @@ fn identify(opened: &Opened, read_only: bool) -> Result<(), Failure> {
     };
     let mut random = [0; 16];
     acetate_sys::process::random(&mut random).map_err(|errno| Failure::errno("get random bytes", errno))?;
-    work::identify(upper, opened.dialect, &random)
+    let when = match opened.uuid {
+        Uuid::On => Identify::Always,
+        Uuid::Auto => Identify::IfNew,
+        Uuid::Null | Uuid::Off => return Ok(()),
+    };
+    work::identify(upper, opened.dialect, &random, when)
         .map_err(|errno| Failure::errno("upper layer: set its uuid", errno))
-}
-
-/// Keeps later mounts away from what may not survive a crash.
-fn mark_volatile(opened: &Opened) -> Result<(), Failure> {
-    match &opened.upper {
-        Some(upper) if opened.durability == Durability::Nothing && !opened.forced_read_only => {
-            work::mark_volatile(upper)
-                .map_err(|errno| Failure::errno("work directory: mark it volatile", errno))
-        }
-        _ => Ok(()),
-    }
 }
 
 fn source(request: &Request) -> Vec<u8> {

@@ -2,13 +2,13 @@
 
 use super::place::Place;
 use crate::error::Failure;
-use crate::options::{Fsync, Marks, Mounter, RedirectDir, Resolved};
+use crate::options::{Fsync, Marks, Mounter, RedirectDir, Resolved, Uuid, Xino};
 use crate::out::{cause, note, shown, warn};
 use acetate_layer::dir::DirLayer;
 use acetate_layer::mark::Dialect;
 use acetate_layer::work::{self, PrepareError, WhiteoutForm};
 use acetate_layer::{At, Layer};
-use acetate_overlay::{Durability, Redirects};
+use acetate_overlay::{Durability, Index, Redirects};
 use rustix::io::Errno;
 use rustix::thread::{CapabilitySet, capabilities};
 
@@ -31,6 +31,12 @@ pub(crate) struct Opened {
     pub(crate) redirects: Redirects,
     /// Changes of attributes copy attributes only.
     pub(crate) metacopy: bool,
+    /// Which copies are indexed.
+    pub(crate) index: Index,
+    /// What the upper layer is given as its identity.
+    pub(crate) uuid: Uuid,
+    /// Stored file handles hold UUIDs.
+    pub(crate) uuid_in_handles: bool,
     /// What is made durable.
     pub(crate) durability: Durability,
     /// Lower layers may change between mounts.
@@ -75,6 +81,9 @@ pub(super) fn open(
         marks_storable: false,
         redirects: redirects(resolved, dialect == Dialect::Trusted),
         metacopy: resolved.metacopy && dialect == Dialect::Trusted,
+        index: Index::Nothing,
+        uuid: resolved.uuid,
+        uuid_in_handles: true,
         durability: durability(resolved),
         offline_changes: true,
         workdir: None,
@@ -117,9 +126,26 @@ fn open_writable(
     opened.marks_storable = abilities.dialect.is_some();
     opened.dialect = abilities.dialect.unwrap_or(opened.dialect);
     opened.whiteouts = abilities.whiteouts;
-    opened.redirects = redirects(resolved, opened.marks_storable && opened.dialect == Dialect::Trusted);
-    opened.metacopy = resolved.metacopy && opened.marks_storable && opened.dialect == Dialect::Trusted;
-    opened.offline_changes = opened.redirects != Redirects::Make && !opened.metacopy;
+    let trusted = opened.marks_storable && opened.dialect == Dialect::Trusted;
+    opened.redirects = redirects(resolved, trusted);
+    opened.metacopy = resolved.metacopy && trusted;
+    opened.index = index(opened, &layer, resolved);
+    let one_filesystem = opened.lowers.iter().all(|lower| lower.filesystem() == layer.filesystem());
+    opened.uuid_in_handles = resolved.uuid != Uuid::Off || !one_filesystem;
+    opened.offline_changes = opened.redirects != Redirects::Make
+        && !opened.metacopy
+        && opened.index == Index::Nothing
+        && resolved.xino != Xino::On;
+    if opened.durability == Durability::Nothing {
+        work::mark_volatile(&layer)
+            .map_err(|errno| Failure::path("mark the work directory volatile", &work.path, errno))?;
+    }
+    if opened.index != Index::Nothing {
+        // Copies are made where they are indexed.
+        let index = work::open_index(&layer, &workdir, staging_mode())
+            .map_err(|errno| Failure::path("index directory", &work.path.join("index"), errno))?;
+        layer.set_work(index);
+    }
     opened.upper = Some(layer);
     tell_choice(opened, wanted, upper);
     Ok(())
@@ -133,6 +159,34 @@ fn redirects(resolved: Resolved, trusted: bool) -> Redirects {
         RedirectDir::Follow | RedirectDir::Off => Redirects::Follow,
         RedirectDir::NoFollow => Redirects::Refuse,
     }
+}
+
+/// What can be indexed: everything depends on file handles.
+fn index(opened: &Opened, upper: &DirLayer, resolved: Resolved) -> Index {
+    if !resolved.index || !opened.marks_storable {
+        return Index::Nothing;
+    }
+    if let Some(why) = no_handles(upper, &opened.lowers) {
+        note(format_args!("{why}: index=off"));
+        return Index::Nothing;
+    }
+    if resolved.nfs_export { Index::All } else { Index::Links }
+}
+
+/// Why objects cannot be found by file handles, if they cannot.
+fn no_handles(upper: &DirLayer, lowers: &[DirLayer]) -> Option<&'static str> {
+    let mut known = Vec::new();
+    for layer in lowers.iter().chain([upper]) {
+        let Ok(Some(handle)) = layer.handle(At::Dir(layer.root())) else {
+            return Some("a layer's filesystem has no file handles");
+        };
+        if !matches!(layer.resolve(&handle), Ok(Some(_))) {
+            return Some("file handles cannot be opened here (CAP_DAC_READ_SEARCH)");
+        }
+        known.push((layer.filesystem(), handle.uuid));
+    }
+    let ambiguous = |(id, uuid)| known.iter().any(|(other, same)| *other != id && *same == uuid);
+    known.iter().any(|one| ambiguous(*one)).then_some("two layers' filesystems have the same UUID")
 }
 
 fn durability(resolved: Resolved) -> Durability {

@@ -83,7 +83,7 @@ pub(crate) fn resolve(options: &Options, mounter: Mounter) -> Result<Resolved, E
         user_may(options, redirect_in_force(options))?;
     }
     stack(options)?;
-    not_yet(options, &resolved)?;
+    not_yet(options)?;
     Ok(resolved)
 }
 
@@ -153,17 +153,8 @@ fn stack(options: &Options) -> Result<(), Error> {
 }
 
 /// What this version cannot do. On a mount without upper some of it comes to nothing and is accepted.
-fn not_yet(options: &Options, resolved: &Resolved) -> Result<(), Error> {
+fn not_yet(options: &Options) -> Result<(), Error> {
     let not = |option: &str, instead| Err(Error::NotYet { option: option.into(), instead });
-    if resolved.nfs_export {
-        return not("nfs_export=on", "leave it out: the mount then cannot be exported");
-    }
-    if resolved.index {
-        return not("index=on", "leave it out: hard links then break at the first change, as by default");
-    }
-    if options.xino == Some(Xino::On) {
-        return not("xino=on", "leave it out: inode numbers are unique and stable as by default");
-    }
     if let Some(verity @ (Verity::On | Verity::Require)) = options.verity {
         let word = Verity::ALL.iter().find(|(each, _)| *each == verity).map_or("on", |(_, word)| word);
         return not(&format!("verity={word}"), "leave it out: digests are then not checked");

@@ -4,12 +4,14 @@
 //! names them, reads and writes their values, and hides them from users. It does no I/O and never looks at two
 //! objects at once.
 
+mod links;
 mod names;
 mod origin;
 mod protattr;
 mod redirect;
 mod whiteout;
 
+pub use links::Links;
 pub use names::{is_private, to_disk, to_user};
 pub use origin::Origin;
 pub use protattr::ProtAttr;

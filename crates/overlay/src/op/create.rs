@@ -288,7 +288,7 @@ impl<L: UpperLayer> Overlay<L> {
         const STEP: &str = "look at a new object";
         let stat = upper.stat(At::Name(real_dir, name)).step(STEP)?;
         let mut state = State::new(self.inodes.upper(stat.ino));
-        state.places.push(Place { parent: dir.clone(), name: name.into() });
+        state.places.push(Place { parent: dir.clone(), name: name.into(), in_upper: true });
         state.upper = Some(if kind == Kind::Dir {
             Real::Dir(upper.open_dir(real_dir, name).step(STEP)?)
         } else {

@@ -39,12 +39,13 @@ impl<L: UpperLayer> Overlay<L> {
         if node.state.read().has_origin {
             self.mark_impure(&dir)?;
         }
-        let place = node.state.read().places.first().cloned();
+        let place = node.state.read().places.last().cloned();
         if node.state.read().metacopy
             && let Some(place) = place
         {
             self.set_redirect(&node, &place.parent, &place.name, Goes::Away)?;
         }
+        self.store_links(upper, &node.state.read())?;
         // Act.
         let mut state = node.state.write();
         let source = state.upper.as_ref().ok_or(OpError::Stale)?;
@@ -60,7 +61,10 @@ impl<L: UpperLayer> Overlay<L> {
             other => other.step(STEP)?,
         }
         // Record.
-        state.places.push(Place { parent: dir.clone(), name: name.into() });
+        state.places.push(Place { parent: dir.clone(), name: name.into(), in_upper: true });
+        if let Some(links) = &mut state.links {
+            links.union += 1;
+        }
         if matches!(state.upper, Some(Real::Held(_))) {
             state.upper = Some(Real::Named(real_dir, name.into()));
         }

@@ -100,32 +100,27 @@ impl<L: UpperLayer> Overlay<L> {
         found: Found<L>,
         changes: u64,
     ) -> Result<Option<Arc<Node<L>>>> {
+        if let Some(key) = found.shared {
+            return self.adopt_shared(dir, name, found, key).map(Some);
+        }
         let linked = found.upper.is_some() && found.stat.kind != Kind::Dir && found.stat.nlink > 1;
         if linked && let Some(node) = self.nodes.linked(found.stat.ino) {
             let mut state = node.state.write();
             if !state.places.iter().any(|place| place.is(dir, name)) {
-                state.places.push(Place { parent: dir.clone(), name: name.into() });
+                state.places.push(Place { parent: dir.clone(), name: name.into(), in_upper: true });
             }
             drop(state);
             dir.set_child(name, &node);
             return Ok(Some(node));
         }
-        let mut state = State::new(found.ino);
-        state.places.push(Place { parent: dir.clone(), name: name.into() });
-        state.upper = found.upper;
-        state.lowers = found.lowers;
-        state.metacopy = found.metacopy;
-        state.data_path = found.data_path;
-        state.redirect = found.redirect;
-        state.has_origin = found.has_origin;
-        state.prot = found.prot;
-        let node = Arc::new(Node::new(self.nodes.fresh_id(), found.stat.kind, state));
-        if let Some(key) = found.lower_dir {
+        let (kind, lower_dir, ino) = (found.stat.kind, found.lower_dir, found.stat.ino);
+        let node = Arc::new(Node::new(self.nodes.fresh_id(), kind, state_of(dir, name, found)));
+        if let Some(key) = lower_dir {
             self.nodes.claim_lower_dir(key, &node)?;
         }
-        if linked && let Some(other) = self.nodes.set_linked(found.stat.ino, &node) {
+        if linked && let Some(other) = self.nodes.set_linked(ino, &node) {
             // Two names of one file were looked up at once.
-            other.state.write().places.push(Place { parent: dir.clone(), name: name.into() });
+            other.state.write().places.push(Place { parent: dir.clone(), name: name.into(), in_upper: true });
             dir.set_child(name, &other);
             return Ok(Some(other));
         }
@@ -141,6 +136,32 @@ impl<L: UpperLayer> Overlay<L> {
         }
         children.insert(name.into(), Arc::downgrade(&node));
         Ok(Some(node))
+    }
+
+    /// The node of one of the names of an indexed file: the one that the others have, if it lives. The name that was
+    /// looked up last comes last.
+    fn adopt_shared(
+        &self,
+        dir: &Arc<Node<L>>,
+        name: &[u8],
+        found: Found<L>,
+        key: (u64, u64),
+    ) -> Result<Arc<Node<L>>> {
+        let in_upper = found.in_upper;
+        let kind = found.stat.kind;
+        let node = self
+            .nodes
+            .shared(key, || Arc::new(Node::new(self.nodes.fresh_id(), kind, state_of(dir, name, found))));
+        let mut state = node.state.write();
+        let known = state.places.iter().position(|place| place.is(dir, name));
+        let place = match known {
+            Some(at) => state.places.remove(at),
+            None => Place { parent: dir.clone(), name: name.into(), in_upper },
+        };
+        state.places.push(place);
+        drop(state);
+        dir.set_child(name, &node);
+        Ok(node)
     }
 
     /// The current attributes of a node.
@@ -175,7 +196,7 @@ impl<L: UpperLayer> Overlay<L> {
             ino: state.ino,
             kind: node.kind,
             mode: stat.mode,
-            nlink: if merged { 1 } else { stat.nlink },
+            nlink: if merged { 1 } else { state.links.map_or(stat.nlink, |links| links.union) },
             uid: stat.uid,
             gid: stat.gid,
             rdev: stat.rdev,
@@ -200,6 +221,22 @@ impl<L: UpperLayer> Overlay<L> {
             Err(errno) => Err(OpError::Layer { step: "look at a name in upper", errno }),
         }
     }
+}
+
+/// The state of what a name was found to be.
+fn state_of<L: UpperLayer>(dir: &Arc<Node<L>>, name: &[u8], found: Found<L>) -> State<L> {
+    let mut state = State::new(found.ino);
+    state.places.push(Place { parent: dir.clone(), name: name.into(), in_upper: found.in_upper });
+    state.upper = found.upper;
+    state.lowers = found.lowers;
+    state.metacopy = found.metacopy;
+    state.data_path = found.data_path;
+    state.index = found.index;
+    state.links = found.links;
+    state.redirect = found.redirect;
+    state.has_origin = found.has_origin;
+    state.prot = found.prot;
+    state
 }
 
 /// What the upper directory holds at a name.

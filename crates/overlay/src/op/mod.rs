@@ -8,6 +8,6 @@ mod link;
 mod lookup;
 mod open;
 mod readdir;
-mod remove;
+pub(crate) mod remove;
 mod rename;
 mod xattr;

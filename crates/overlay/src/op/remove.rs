@@ -30,6 +30,7 @@ impl<L: UpperLayer> Overlay<L> {
         // Plan.
         let covered = self.needs_whiteout(&dir, &victim, name)?;
         self.copy_up(&dir, Data::Whole)?;
+        self.before_losing_name(&victim, &dir, name)?;
         let real_dir = real_dir(&dir)?;
         let held = self.hold(upper, &victim, &dir, name)?;
         // Act.
@@ -43,6 +44,7 @@ impl<L: UpperLayer> Overlay<L> {
         }
         // Record.
         state.lose_place(&dir, name, held);
+        self.after_losing_name(upper, &victim, &mut state);
         drop(state);
         dir.remove_child(name);
         dir.forget_listing();
@@ -67,6 +69,7 @@ impl<L: UpperLayer> Overlay<L> {
         let holds_whiteouts = self.check_empty(&victim, covered)?;
         // Plan.
         self.copy_up(&dir, Data::Whole)?;
+        self.before_losing_name(&victim, &dir, name)?;
         let real_dir = real_dir(&dir)?;
         // Act.
         let mut state = victim.state.write();
@@ -89,6 +92,7 @@ impl<L: UpperLayer> Overlay<L> {
         }
         // Record.
         state.lose_place(&dir, name, None);
+        self.after_losing_name(upper, &victim, &mut state);
         drop(state);
         dir.remove_child(name);
         dir.forget_listing();
@@ -110,7 +114,11 @@ impl<L: UpperLayer> Overlay<L> {
         name: &[u8],
     ) -> Result<Option<Arc<L::File>>> {
         let state = node.state.read();
-        let other_names = state.places.iter().any(|place| !place.is(dir, name));
+        let other_names = match &state.index {
+            // Names that nobody has looked up yet are names, too.
+            Some(_) => !self.is_last_link(&state),
+            None => state.places.iter().any(|place| !place.is(dir, name)),
+        };
         match &state.upper {
             Some(Real::Named(real, name)) if !other_names => {
                 Ok(Some(Arc::new(upper.hold(real, name).step("hold a file that loses its name")?)))

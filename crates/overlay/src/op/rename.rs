@@ -79,17 +79,21 @@ impl<L: UpperLayer> Overlay<L> {
         };
         // Plan.
         let covered = self.needs_whiteout(old.dir, &source, old.name)?;
-        self.copy_up(&source, Data::Below)?;
+        self.copy_up_name(&source, old.dir, old.name, Data::Below)?;
         self.copy_up(new.dir, Data::Whole)?;
         if exchange && let Some(target) = &target {
-            self.copy_up(target, Data::Below)?;
+            self.copy_up_name(target, new.dir, new.name, Data::Below)?;
+        }
+        if let Some(node) = overwritten {
+            self.before_losing_name(node, new.dir, new.name)?;
         }
         self.mark_moved(old, new, &source, target.as_ref().filter(|_| exchange))?;
         if victim_holds_whiteouts && let Some(dir) = victim {
             self.clear_whiteouts(dir, new)?;
         }
+        let upper = self.upper()?;
         let held = match overwritten {
-            Some(node) if node.kind != Kind::Dir => self.hold(self.upper()?, node, new.dir, new.name)?,
+            Some(node) if node.kind != Kind::Dir => self.hold(upper, node, new.dir, new.name)?,
             _ => None,
         };
         // Act.
@@ -102,6 +106,9 @@ impl<L: UpperLayer> Overlay<L> {
         // Record.
         if let Some(mut state) = victim_state {
             state.lose_place(new.dir, new.name, held);
+            if let Some(node) = overwritten {
+                self.after_losing_name(upper, node, &mut state);
+            }
         }
         drop(source_state);
         if let Some(node) = overwritten {
@@ -162,10 +169,10 @@ impl<L: UpperLayer> Overlay<L> {
         exchanged: Option<&Arc<Node<L>>>,
     ) -> Result<()> {
         if !Arc::ptr_eq(old.dir, new.dir) {
-            if keeps_number(source) {
+            if source.state.read().has_origin {
                 self.mark_impure(new.dir)?;
             }
-            if exchanged.is_some_and(|node| keeps_number(node)) {
+            if exchanged.is_some_and(|node| node.state.read().has_origin) {
                 self.mark_impure(old.dir)?;
             }
         }
@@ -353,17 +360,12 @@ fn lock_states<'a, L: UpperLayer>(
 }
 
 fn place_of<L: UpperLayer>(side: &Side<'_, L>) -> Place<L> {
-    Place { parent: side.dir.clone(), name: side.name.into() }
+    Place { parent: side.dir.clone(), name: side.name.into(), in_upper: true }
 }
 
 /// Whether a node is a directory that goes on in lower layers.
 fn merges<L: UpperLayer>(node: &Node<L>) -> bool {
     node.kind == Kind::Dir && !node.state.read().lowers.is_empty()
-}
-
-/// Whether a node in upper shows the inode number of a lower object.
-fn keeps_number<L: UpperLayer>(node: &Node<L>) -> bool {
-    node.state.read().has_origin || merges(node)
 }
 
 /// Whether a directory is another one or below it.

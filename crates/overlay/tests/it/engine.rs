@@ -10,8 +10,8 @@ use acetate_layer::mem::{Abilities, MemFs, MemLayer, Put};
 use acetate_layer::work::{self, WhiteoutForm};
 use acetate_layer::{Access, At, Errno, FsId, Kind, Layer, Rdev, SetTime, Time, acl};
 use acetate_overlay::{
-    Attr, Caller, Config, Entry, HandleId, NodeId, OpError, OpenFlags, Overlay, RenameKind, Room, SetAttr,
-    Stack as Layers,
+    Attr, Caller, Config, Entry, HandleId, Index, NodeId, OpError, OpenFlags, Overlay, RenameKind, Room,
+    SetAttr, Stack as Layers,
 };
 use proptest::prelude::*;
 
@@ -48,6 +48,10 @@ impl Engine {
         let workdir = upper.workdir().clone();
         let work = work::prepare(upper, &workdir, 0).unwrap();
         upper.set_work(work);
+        if config.index != Index::Nothing {
+            let index = work::open_index(upper, &workdir, 0).unwrap();
+            upper.set_work(index);
+        }
         let mut parts = layers.iter().map(|layer| Fault::new(layer.clone(), &faults));
         let parts = Layers { upper: parts.next(), lowers: parts.collect(), data: Vec::new() };
         let overlay = Overlay::new(parts, config.clone(), Box::new(|_| {})).unwrap();
@@ -65,12 +69,14 @@ impl Engine {
     pub fn staged(&self) -> Vec<Vec<u8>> {
         let layer = &self.layers[0];
         let workdir = layer.workdir().clone();
-        let work = layer.open_dir(&workdir, work::WORK).unwrap();
+        let indexed = self.config.index != Index::Nothing;
+        let work = layer.open_dir(&workdir, if indexed { work::INDEX } else { work::WORK }).unwrap();
         let mut names = Vec::new();
         layer.list(&work, &mut |entry| names.push(entry.name.to_vec())).unwrap();
         names.retain(|name| {
             let stat = layer.stat(At::Name(&work, name)).unwrap();
-            stat.kind != Kind::CharDevice
+            // What is indexed stays.
+            stat.kind != Kind::CharDevice && name.starts_with(b"#")
         });
         names
     }

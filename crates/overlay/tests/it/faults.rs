@@ -7,7 +7,7 @@
 use acetate_layer::fault::{Calls, Plan};
 use acetate_layer::mem::Abilities;
 use acetate_layer::{Errno, Kind, Rdev, SetXattr};
-use acetate_overlay::{Config, Redirects};
+use acetate_overlay::{Config, Index, Redirects};
 
 use crate::engine::{Engine, with_xattr_whiteouts};
 use crate::op::{Flags, Op, p};
@@ -46,6 +46,18 @@ fn layers() -> Stack {
         ("hides", file("hidden")),
     ]);
     vec![upper, lower]
+}
+
+/// The same with a lower file of two names, which only an index keeps together.
+fn layers_for(config: &Config) -> Stack {
+    let mut layers = layers();
+    if config.index != Index::Nothing {
+        let one = file("a file of two names");
+        layers[1].children.insert(b"one".to_vec(), one);
+        // The fifth file of the layer in the order of their paths.
+        layers[1].children.insert(b"two".to_vec(), Node::Link(4));
+    }
+    layers
 }
 
 /// Operations that take more than one change of upper.
@@ -100,9 +112,11 @@ fn operations() -> Vec<Op> {
 
 /// A tree without what a failed operation may leave changed: times, and the link counts of directories, which say
 /// whether they were copied up (ancestors that were copied before the failure stay copied).
-fn timeless(tree: Tree) -> Tree {
+fn timeless(tree: Tree, config: &Config) -> Tree {
     let view = |view: View| {
-        let nlink = if view.kind == Kind::Dir { 0 } else { view.nlink };
+        // With everything indexed the index counts as a name after a remount, as in the kernel.
+        let any = view.kind == Kind::Dir || config.index == Index::All;
+        let nlink = if any { 0 } else { view.nlink };
         View { changed: Changed::Unknown, nlink, ..view }
     };
     Tree(tree.0.into_iter().map(|(path, seen)| (path, view(seen))).collect())
@@ -133,7 +147,7 @@ fn sweep_after(
     plans: &[fn(usize) -> Plan],
 ) -> usize {
     let start = || {
-        let mut engine = Engine::over(&layers(), abilities.clone(), config.clone());
+        let mut engine = Engine::over(&layers_for(config), abilities.clone(), config.clone());
         for op in before {
             engine.apply(op).unwrap();
         }
@@ -143,14 +157,14 @@ fn sweep_after(
     let mut wrong = Vec::new();
     for op in operations {
         let mut engine = start();
-        let old = timeless(engine.walk());
+        let old = timeless(engine.walk(), config);
         engine.faults.plan(Plan::None);
         if engine.apply(op).is_err() {
             // Not possible on such a filesystem: nothing to sweep.
             continue;
         }
         let calls = engine.faults.calls(Calls::All);
-        let new = timeless(engine.walk());
+        let new = timeless(engine.walk(), config);
         for plan in plans {
             for (at, call) in calls.iter().enumerate() {
                 let mut engine = start();
@@ -160,7 +174,7 @@ fn sweep_after(
                 let outcome = engine.apply(op);
                 let crashed = engine.after_a_crash();
                 let check = |wrong: &mut Vec<String>, what: &str, mut engine: Engine| {
-                    let tree = timeless(engine.walk());
+                    let tree = timeless(engine.walk(), config);
                     if let Err(error) = is_either(&tree, &old, &new) {
                         wrong.push(format!("{op:?}, call {at} ({call}), {:?}, {what}: {error}", plan(at)));
                     }
@@ -177,7 +191,7 @@ fn sweep_after(
                 let mut engine = if killed { engine } else { check(&mut wrong, "live", engine) };
                 if outcome.is_ok() && !killed {
                     // A failure may be harmless; then the operation is done.
-                    let tree = timeless(engine.walk());
+                    let tree = timeless(engine.walk(), config);
                     if let Some(difference) = new.difference(&tree) {
                         wrong.push(format!("{op:?}, call {at} ({call}): success, but\n{difference}"));
                     }
@@ -259,6 +273,32 @@ fn the_same_with_copies_of_attributes() {
         Op::Unlink(path("/file")),
     ];
     sweep_after(&before, &operations, &Abilities::default(), &config, &[FULL, BROKEN, KILLED]);
+}
+
+/// Copies in the index, linked to each name that is used.
+#[test]
+fn the_same_with_an_index() {
+    let path = |path: &str| p(path.as_bytes());
+    let linked = [
+        Op::Chmod(path("/one"), 0o600),
+        Op::Write(path("/two"), 3, b"changed".to_vec()),
+        Op::Link(path("/one"), path("/dir/three")),
+        Op::Link(path("/two"), path("/whiteout")),
+        Op::Unlink(path("/one")),
+        Op::Rename(path("/one"), path("/moved"), Flags::None),
+        Op::Rename(path("/one"), path("/dir/moved"), Flags::None),
+        Op::Rename(path("/one"), path("/own"), Flags::None),
+        Op::Rename(path("/own"), path("/two"), Flags::None),
+        Op::Rename(path("/one"), path("/file"), Flags::Exchange),
+    ];
+    for index in [Index::Links, Index::All] {
+        let config = Config { index, offline_changes: false, ..Config::default() };
+        sweep(&linked, &Abilities::default(), &config, &[FULL, KILLED]);
+        let copied = [Op::Chmod(path("/one"), 0o600)];
+        sweep_after(&copied, &linked, &Abilities::default(), &config, &[FULL, KILLED]);
+    }
+    let config = Config { index: Index::All, offline_changes: false, ..Config::default() };
+    sweep(&operations(), &Abilities::default(), &config, &[KILLED]);
 }
 
 /// Renames that have to leave a whiteout: with device whiteouts one call does both.

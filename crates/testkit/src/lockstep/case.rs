@@ -364,11 +364,31 @@ fn lower_trees(side: &Side) -> Result<Vec<Tree>> {
     side.lowers.iter().map(|lower| dump(lower, View::Layer, &LowerInodes::new())).collect()
 }
 
+/// Returns whether a path in the work directory is an entry of the index, whose name is a file handle.
+fn index_entry(path: &[u8]) -> bool {
+    let name = path.strip_prefix(b"index/").unwrap_or_default();
+    name.len() >= 42 && name.iter().all(u8::is_ascii_hexdigit)
+}
+
+/// Returns what an entry of the index says besides its name.
+fn index_text(fields: &Fields) -> String {
+    let said = |key: &str| ["type", "nlink", "size"].contains(&key) || key.ends_with(".nlink");
+    let said = fields.iter().filter(|(key, _)| said(key));
+    let said: Vec<String> = said.map(|(key, value)| format!("{key}={value}")).collect();
+    format!("index:{}", said.join(","))
+}
+
 /// Returns what lies in the staging directory besides whiteouts kept for sharing.
 fn left_in_work(side: &Side) -> Result<String> {
     let tree = dump(&side.work, View::Layer, &LowerInodes::new())?;
     let shared = |fields: &Fields| fields.iter().any(|(key, value)| key == "type" && value == "whiteout");
-    let left = tree.entries.iter().filter(|(path, fields)| !path.is_empty() && !shared(fields));
-    let names: Vec<String> = left.map(|(path, _)| escape(path)).collect();
+    let left = tree
+        .entries
+        .iter()
+        .filter(|(path, fields)| !path.is_empty() && (!shared(fields) || index_entry(path)));
+    let mut names: Vec<String> = left
+        .map(|(path, fields)| if index_entry(path) { index_text(fields) } else { escape(path) })
+        .collect();
+    names.sort();
     Ok(names.join(" "))
 }

@@ -1,0 +1,97 @@
+//! Origins: which lower object a copy comes from, as a file handle in the mark `origin`.
+
+use crate::Overlay;
+use crate::error::{OpError, Result, Step};
+use crate::node::{Lower, Real, State};
+use acetate_layer::mark::{Mark, Origin};
+use acetate_layer::{At, Errno, Handle, Kind, Layer, SetXattr, Stat, UpperLayer};
+
+/// The lower object that a copy comes from.
+pub(crate) struct Source {
+    /// Its layer.
+    pub layer: usize,
+    /// Its attributes.
+    pub stat: Stat,
+    /// The name that its copy has in the index.
+    pub index_name: Box<[u8]>,
+}
+
+/// The name of the index entry for a lower object: its handle in hexadecimal.
+pub(crate) fn index_name(origin: &[u8]) -> Box<[u8]> {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let digit = |value: u8| DIGITS[usize::from(value & 15)];
+    origin.iter().flat_map(|byte| [digit(byte >> 4), digit(*byte)]).collect()
+}
+
+impl<L: UpperLayer> Overlay<L> {
+    /// Stores the origin of a merged upper directory that has none, and marks its parent impure. The kernel does
+    /// this at lookup, even on a read-only mount; a failure is not one of the lookup.
+    pub(crate) fn fix_origin(
+        &self,
+        parent: &State<L>,
+        layer: &L,
+        upper: &Real<L>,
+        lower: &Lower<L>,
+    ) -> Result<()> {
+        if !self.config.marks_storable {
+            return Ok(());
+        }
+        let name = self.config.dialect.name(Mark::Origin);
+        if self.mark(layer, upper.at(), Mark::Origin).step("read the origin mark")?.is_some() {
+            return Ok(());
+        }
+        let value = self.origin_value(lower)?;
+        if layer.set_xattr(upper.at(), name, &value, SetXattr::Any).is_err() {
+            return Ok(());
+        }
+        if let Some(dir) = parent.upper.as_ref() {
+            let impure = self.config.dialect.name(Mark::Impure);
+            // As above: without it only the inode numbers of a listing differ.
+            let _not_essential = layer.set_xattr(dir.at(), impure, b"y", SetXattr::Any);
+        }
+        Ok(())
+    }
+
+    /// The value of the origin mark for a copy of `lower`; empty where the filesystem has no handles.
+    pub(crate) fn origin_value(&self, lower: &Lower<L>) -> Result<Vec<u8>> {
+        let handle = self.handle_of(&self.lowers[lower.layer], lower.real.at())?;
+        Ok(handle.as_ref().map(Origin::encode).unwrap_or_default())
+    }
+
+    /// The handle of an object as it is stored; `None` where the filesystem has none.
+    pub(crate) fn handle_of(&self, layer: &L, at: At<'_, L>) -> Result<Option<Handle>> {
+        match layer.handle(at) {
+            Ok(Some(handle)) if !self.config.uuid_in_handles => Ok(Some(Handle { uuid: [0; 16], ..handle })),
+            Ok(handle) => Ok(handle),
+            Err(Errno::OPNOTSUPP | Errno::OVERFLOW) => Ok(None),
+            Err(errno) => Err(OpError::Layer { step: "get the handle of an object", errno }),
+        }
+    }
+
+    /// The lower object that an upper one was copied from, if its mark names one that is still there.
+    pub(crate) fn source(&self, layer: &L, at: At<'_, L>, kind: Kind) -> Result<Option<Source>> {
+        let Some(value) = self.mark(layer, at, Mark::Origin).step("read the origin mark")? else {
+            return Ok(None);
+        };
+        let Origin::Known(handle) = Origin::decode(&value) else {
+            return Ok(None);
+        };
+        for (number, lower) in self.lowers[..self.regular].iter().enumerate() {
+            // A handle that cannot be resolved only costs the old number.
+            if let Ok(Some(stat)) = self.resolve_handle(lower, &handle) {
+                let index_name = index_name(&Origin::encode(&handle));
+                return Ok((stat.kind == kind).then_some(Source { layer: number, stat, index_name }));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The object behind a stored handle. Without UUIDs in handles that of the filesystem is taken for granted.
+    pub(crate) fn resolve_handle(&self, layer: &L, handle: &Handle) -> acetate_layer::Result<Option<Stat>> {
+        if self.config.uuid_in_handles {
+            return layer.resolve(handle);
+        }
+        let uuid = layer.handle(At::Dir(Layer::root(layer)))?.map(|root| root.uuid).unwrap_or_default();
+        layer.resolve(&Handle { uuid, ..handle.clone() })
+    }
+}
