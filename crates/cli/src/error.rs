@@ -38,6 +38,11 @@ pub(crate) enum Convention {
     MountHelper,
 }
 
+impl Convention {
+    /// The exit status of a command that was not run.
+    pub(crate) const NOT_RUN: u8 = 125;
+}
+
 impl Failure {
     /// A failure without an errno.
     pub(crate) fn new(message: impl Display, hint: impl Display) -> Failure {
@@ -75,7 +80,7 @@ impl Failure {
     pub(crate) fn report(&self, convention: Convention) -> u8 {
         talk(&self.text());
         match (convention, self.class) {
-            (Convention::Runtime, _) | (Convention::Command, Class::NotRun) => 125,
+            (Convention::Runtime, _) | (Convention::Command, Class::NotRun) => Convention::NOT_RUN,
             (Convention::Command, _) => 2,
             (Convention::MountHelper, Class::Usage) => 1,
             (Convention::MountHelper, Class::Refused | Class::NotRun) => 32,

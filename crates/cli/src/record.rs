@@ -88,6 +88,28 @@ pub(crate) fn keep(device: (u32, u32), record: &Record) -> io::Result<Kept> {
     Err(last)
 }
 
+/// Keeps a small document for other processes, until the machine is restarted. Where that cannot be, nothing is kept.
+pub(crate) fn remember(name: &str, document: &impl Serialize) {
+    let kept = directories().into_iter().any(|dir| {
+        let hidden = dir.join(format!(".{name}.{}", std::process::id()));
+        make_directory(&dir)
+            .and_then(|()| std::fs::write(&hidden, serde_json::to_vec_pretty(document)?))
+            .and_then(|()| std::fs::rename(&hidden, dir.join(name)))
+            .is_ok()
+    });
+    if !kept {
+        crate::out::warn(format_args!("{name}: nothing can be remembered, in /run/acetate or elsewhere"));
+    }
+}
+
+/// What was kept under a name, if it is there and can be read.
+pub(crate) fn recall<T: serde::de::DeserializeOwned>(name: &str) -> Option<T> {
+    let trusted = directories().into_iter().filter(|dir| is_trusted(dir));
+    trusted
+        .filter_map(|dir| std::fs::read(dir.join(name)).ok())
+        .find_map(|bytes| serde_json::from_slice(&bytes).ok())
+}
+
 fn keep_in(dir: &Path, device: (u32, u32), record: &Record) -> io::Result<Kept> {
     make_directory(dir)?;
     let hidden = dir.join(format!(".{}", std::process::id()));

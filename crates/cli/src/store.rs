@@ -10,7 +10,7 @@ use std::path::PathBuf;
 #[derive(Debug, clap::Args)]
 pub(crate) struct StoreArgs {
     /// The store's directory [default: $ACETATE_STORE, /var/lib/acetate, or ~/.local/share/acetate for ordinary users]
-    #[arg(long, value_name = "DIR", global = true)]
+    #[arg(long, value_name = "DIR", global = true, display_order = 900)]
     store: Option<PathBuf>,
 }
 

@@ -102,6 +102,18 @@ pub enum Error {
         /// Why not.
         reason: String,
     },
+    /// The files of a workspace do not have the form that a driver shows.
+    #[error(
+        "workspace {name:?} cannot go from driver {from} to {to} as it is: its files have to be converted"
+    )]
+    Convert {
+        /// Its name.
+        name: String,
+        /// Its driver.
+        from: DriverName,
+        /// The driver that was asked for.
+        to: DriverName,
+    },
     /// What concerns images themselves.
     #[error(transparent)]
     Image(#[from] acetate_image::Error),
@@ -120,6 +132,9 @@ impl Error {
     /// What can be done about it, where there is something.
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
+            Error::Path { .. } | Error::Image(_) if is_full(self) => {
+                "`acetate image gc` frees what nothing uses; `acetate image df` shows what does"
+            }
             Error::Busy { .. } => "wait until the other command is done, and run it again",
             Error::NoImage(_) => "`acetate image list` shows what there is, `acetate image pull` gets more",
             Error::Ambiguous { .. } => "write more of the id",
@@ -128,6 +143,12 @@ impl Error {
             Error::WorkspaceBusy { .. } => {
                 "end what runs in it, and unmount it: `acetate workspace umount NAME`"
             }
+            Error::Convert { name, to, .. } => {
+                return Some(format!(
+                    "make an image of it, and a workspace of that: acetate workspace commit {name} NEW-IMAGE && \
+                     acetate workspace create NEW-NAME --image NEW-IMAGE --driver {to}"
+                ));
+            }
             Error::InUse { .. } => {
                 "remove the workspaces first, or only its name: `acetate image remove --untag`"
             }
@@ -135,15 +156,28 @@ impl Error {
                 "import or pull the image again; `acetate check --store` shows what else is missing"
             }
             Error::Record { .. } => "`acetate check --store --repair` moves damaged records out of the way",
-            Error::Path { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
-                "`acetate image gc` frees what nothing uses; `acetate image df` shows what does"
-            }
             Error::Drivers(error) => error.hint(),
             Error::Registry(error) => return error.hint(),
             _ => return None,
         };
         Some(hint.to_owned())
     }
+}
+
+/// Whether the cause of an error is that the disk is full.
+fn is_full(error: &Error) -> bool {
+    if let Error::Image(acetate_image::Error::Entry { errno, .. }) = error {
+        return *errno == acetate_sys::Errno::NOSPC;
+    }
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        let kind = error.downcast_ref::<io::Error>().map(io::Error::kind);
+        if kind == Some(io::ErrorKind::StorageFull) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }
 
 macro_rules! from_drivers {

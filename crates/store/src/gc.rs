@@ -1,5 +1,6 @@
 //! What nothing needs any more, and what everything takes.
 
+use crate::driver::btrfs;
 use crate::error::{Result, Step};
 use crate::record;
 use crate::root::{Store, remove};
@@ -105,6 +106,10 @@ impl Store {
                 }
             }
             found.push(item);
+        }
+        if !dry_run && btrfs::is_btrfs(self.root())? {
+            // The space of subvolumes comes back only when the filesystem gets to it; whoever asks for room needs it now.
+            let _cannot_wait_before_linux_6_13 = btrfs::settle(self.root())?;
         }
         Ok(found)
     }

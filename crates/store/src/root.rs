@@ -95,10 +95,12 @@ impl Drop for Locked<'_> {
     }
 }
 
-/// Where the store of this user is, unless something else is asked for: `/var/lib/acetate`, or for ordinary users
-/// `$XDG_DATA_HOME/acetate` (XDG Base Directory Specification).
+/// Where the store of this user is, unless something else is asked for: `/var/lib/acetate`, or for ordinary users, who may
+/// be root of a user namespace, `$XDG_DATA_HOME/acetate` (XDG Base Directory Specification).
 pub fn default_root() -> Option<PathBuf> {
-    if rustix::process::geteuid().is_root() {
+    let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    let has_all_ids = map.split_whitespace().eq(["0", "0", "4294967295"]);
+    if rustix::process::geteuid().is_root() && has_all_ids {
         return Some("/var/lib/acetate".into());
     }
     let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
@@ -211,6 +213,12 @@ impl Store {
         let trash = self.part("trash").join(record::random_name()?);
         match fs::rename(path, &trash) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+            // A full filesystem must be able to get emptier. If this is interrupted, the rest is garbage all the same:
+            // nothing names it any more.
+            Err(error) if error.kind() == std::io::ErrorKind::StorageFull => {
+                remove(path)?;
+                return Ok(true);
+            }
             other => other.step("remove", path)?,
         }
         record::sync_parent(path)?;

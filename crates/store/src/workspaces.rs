@@ -4,6 +4,7 @@
 //! reset or to commit gives the record other ones, and what nothing names any more is removed by [`Store::gc`].
 
 use crate::driver::DriverName;
+use crate::driver::btrfs::{BtrfsError, Pressure};
 use crate::error::{Error, Result, Step};
 use crate::record;
 use crate::root::Store;
@@ -59,6 +60,17 @@ pub struct Workspace {
 }
 
 const SCHEMA: &str = "acetate-workspace-1";
+
+/// Mount points that commands needed and a workspace lacks.
+#[derive(Debug, Serialize, Deserialize)]
+struct Made {
+    schema: String,
+    /// In what they were made.
+    own: Own,
+    paths: Vec<String>,
+}
+
+const MADE: &str = "acetate-made-1";
 
 impl Workspace {
     /// The image that it was made of.
@@ -172,6 +184,10 @@ impl Store {
     pub fn create_workspace(&self, name: &str, base: &Base, driver: DriverName) -> Result<Workspace> {
         check_name(name)?;
         let _lock = self.shared()?;
+        if let Some(Pressure::Exhausted(space)) = self.pressure()? {
+            let path = self.workspace_path(name);
+            return Err(Error::Drivers(BtrfsError::Exhausted { path, space }.into()));
+        }
         if self.workspace_path(name).exists() {
             return Err(Error::WorkspaceExists(name.to_owned()));
         }
@@ -258,6 +274,32 @@ impl Store {
         Ok(workspace)
     }
 
+    /// Shows a workspace by another driver from now on. That costs nothing where both drivers show the same directories:
+    /// `kernel` and `fuse` the same layers, `reflink` and `copy` any tree.
+    ///
+    /// # Errors
+    /// [`Error::Convert`] where its files would have to take another form; [`Error::Driver`] if the driver does not work
+    /// here; [`Error::NoWorkspace`], [`Error::WorkspaceBusy`].
+    pub fn set_driver(&self, name: &str, driver: DriverName) -> Result<Workspace> {
+        let _lock = self.shared()?;
+        let (mut workspace, _alone) = self.alone(name)?;
+        if workspace.driver == driver {
+            return Ok(workspace);
+        }
+        let fits = match workspace.own {
+            Own::Upper(_) => matches!(driver, DriverName::Kernel | DriverName::Fuse),
+            Own::Tree(_) => matches!(driver, DriverName::Reflink | DriverName::Copy),
+        };
+        if !fits {
+            let (name, from) = (name.to_owned(), workspace.driver);
+            return Err(Error::Convert { name, from, to: driver });
+        }
+        self.check_driver(driver, &workspace.lowers)?;
+        workspace.driver = driver;
+        self.replace(&workspace)?;
+        Ok(workspace)
+    }
+
     /// Removes a workspace with all its changes.
     ///
     /// # Errors
@@ -269,6 +311,7 @@ impl Store {
         fs::remove_file(&path).step("remove", &path)?;
         record::sync_parent(&path)?;
         self.pin(&workspace, false)?;
+        self.forget_made(&workspace)?;
         let mountpoint = self.mountpoint(&workspace);
         match fs::remove_dir(&mountpoint) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -425,6 +468,43 @@ impl Store {
         self.part("workspaces").join(format!(".{}.stays", record::file_name(name)))
     }
 
+    /// Notes mount points that a command is about to need and that the workspace lacks, by their paths in it.
+    ///
+    /// # Errors
+    /// [`Error::Path`], [`Error::Record`]
+    pub fn note_made(&self, workspace: &Workspace, paths: &[&str]) -> Result<()> {
+        let mut made = self.made(workspace)?;
+        made.extend(paths.iter().map(|path| (*path).to_owned()));
+        let value = Made { schema: MADE.into(), own: workspace.own.clone(), paths: made };
+        record::write_json(&self.made_path(&workspace.name), &self.temporary()?, &value)
+    }
+
+    /// The mount points that were noted and may be there still.
+    ///
+    /// # Errors
+    /// [`Error::Path`], [`Error::Record`]
+    pub fn made(&self, workspace: &Workspace) -> Result<Vec<String>> {
+        let made: Option<Made> = record::read_json(&self.made_path(&workspace.name))?;
+        // What was written to then may be gone.
+        Ok(made.filter(|made| made.own == workspace.own).map(|made| made.paths).unwrap_or_default())
+    }
+
+    /// Forgets them.
+    ///
+    /// # Errors
+    /// [`Error::Path`]
+    pub fn forget_made(&self, workspace: &Workspace) -> Result<()> {
+        let path = self.made_path(&workspace.name);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            other => other.step("remove", path),
+        }
+    }
+
+    fn made_path(&self, name: &str) -> PathBuf {
+        self.part("workspaces").join(format!(".{}.made", record::file_name(name)))
+    }
+
     fn use_path(&self, name: &str) -> PathBuf {
         self.part("workspaces").join(format!(".{}.lock", record::file_name(name)))
     }
@@ -490,7 +570,7 @@ fn open_lock(path: &Path) -> Result<File> {
     OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).step("open", path)
 }
 
-/// Gives a writable layer's root the owner, mode and times of what lies below.
+/// Gives a writable layer's root the owner, mode, times and extended attributes of what lies below, without its marks.
 fn copy_root(from: &Path, to: &Path) -> Result<()> {
     use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
     let stat = fs::metadata(from).step("look at", from)?;
@@ -498,6 +578,7 @@ fn copy_root(from: &Path, to: &Path) -> Result<()> {
     if (stat.uid(), stat.gid()) != (own.uid(), own.gid()) {
         chown(to, Some(stat.uid()), Some(stat.gid())).step("set the owner of", to)?;
     }
+    copy_xattrs(from, to)?;
     fs::set_permissions(to, fs::Permissions::from_mode(stat.mode() & 0o7777)).step("set the mode of", to)?;
     let time = |sec, nsec| rustix::fs::Timespec { tv_sec: sec, tv_nsec: nsec };
     let times = rustix::fs::Timestamps {
@@ -506,6 +587,23 @@ fn copy_root(from: &Path, to: &Path) -> Result<()> {
     };
     rustix::fs::utimensat(rustix::fs::CWD, to, &times, rustix::fs::AtFlags::empty())
         .step("set the times of", to)
+}
+
+fn copy_xattrs(from: &Path, to: &Path) -> Result<()> {
+    use acetate_layer::Layer;
+    let source = acetate_layer::dir::DirLayer::open_lower(from).step("open", from)?;
+    let at = acetate_layer::At::Dir(source.root());
+    for name in source.list_xattrs(at).step("list the attributes of", from)? {
+        let private = [&b"trusted.overlay."[..], b"user.overlay.", b"security."];
+        if private.iter().any(|prefix| name.starts_with(prefix)) {
+            continue;
+        }
+        let Some(value) = source.get_xattr(at, &name).step("read an attribute of", from)? else { continue };
+        let name = std::ffi::OsStr::from_bytes(&name);
+        rustix::fs::setxattr(to, name, &value, rustix::fs::XattrFlags::empty())
+            .step("set an attribute of", to)?;
+    }
+    Ok(())
 }
 
 fn busy(name: &str, reason: &str) -> Error {

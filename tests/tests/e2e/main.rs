@@ -6,5 +6,7 @@ mod lifecycle;
 mod lockstep;
 mod matrix;
 mod real;
+mod run;
+mod space;
 mod store;
 mod suites;

@@ -1,13 +1,20 @@
 //! Runs a command inside a root tree: in namespaces of its own, with the files of the system that programs expect.
 
+mod idmap;
+mod oci;
 mod own;
+mod program;
 mod rootfs;
+mod terminal;
 mod users;
 mod wish;
 
-pub(crate) use own::{hold_signals, run};
+pub(crate) use own::hold_signals;
+pub(crate) use terminal::is_interactive;
 pub(crate) use wish::{Wish, job};
 
+use crate::error::Failure;
+use acetate_sys::signal::Signals;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
@@ -28,6 +35,40 @@ pub(crate) struct Job {
     pub(crate) hostname: String,
     /// Which network there is.
     pub(crate) net: Net,
+    /// The command gets a terminal of its own.
+    pub(crate) terminal: bool,
+    /// All ids mean something here: this is no user namespace.
+    pub(crate) whole_ids: bool,
+}
+
+/// Who makes the namespaces and the root tree of a command.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Runtime {
+    /// Crun, runc or acetate's own: the first that works
+    #[default]
+    Auto,
+    /// An OCI runtime
+    Crun,
+    /// An OCI runtime
+    Runc,
+    /// Acetate's own
+    None,
+}
+
+/// Runs a job and returns the exit status of its command; 128 and the number if a signal ended it.
+///
+/// # Errors
+/// If nothing could be run. What fails after the first fork is printed by the process concerned.
+pub(crate) fn run(job: &Job, runtime: Runtime, signals: &Signals) -> Result<u8, Failure> {
+    if let Some(code) = program::missing(job)? {
+        return Ok(code);
+    }
+    let payload = match oci::choose(runtime, job, signals)? {
+        Some(oci) => own::Payload::Oci(oci),
+        None => own::Payload::Own,
+    };
+    let _settings = job.terminal.then(terminal::Kept::new);
+    own::run_payload(job, &payload, signals)
 }
 
 /// As whom a command runs.

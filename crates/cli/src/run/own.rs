@@ -4,7 +4,9 @@
 //! namespaces, and starts in them the *init* process, number 1 there, which makes the root tree ready, starts the
 //! *command* and collects orphans. Each dies with the one that started it; signals are passed on from each to the next.
 
-use super::{Job, Net, rootfs};
+use super::oci::{self, Oci};
+use super::terminal::{Joined, Terminal};
+use super::{Job, Net, idmap, rootfs};
 use crate::error::{Convention, Failure};
 use crate::out::shown;
 use acetate_sys::namespace::{Forked, Namespace, fork, loopback_up, unshare};
@@ -56,15 +58,26 @@ pub(crate) fn hold_signals() -> Result<Signals, Failure> {
     Ok(signals)
 }
 
-/// Runs a command and returns its exit status; 128 and the number if a signal ended it.
+/// What is done in the new namespaces.
+#[derive(Clone, Debug)]
+pub(super) enum Payload {
+    /// The command is run.
+    Own,
+    /// An OCI runtime runs it.
+    Oci(Oci),
+    /// An OCI runtime is tried; the exit status is 0 if it works.
+    Try(Oci),
+}
+
+/// Does something in new namespaces and returns its exit status; 128 and the number if a signal ended it.
 ///
 /// # Errors
 /// If no process can be started. What fails later is printed by the process concerned.
-pub(crate) fn run(job: &Job, signals: &Signals) -> Result<u8, Failure> {
+pub(super) fn run_payload(job: &Job, payload: &Payload, signals: &Signals) -> Result<u8, Failure> {
     let runner = getpid();
     match fork().map_err(|errno| Failure::errno("start a process", errno))? {
-        Forked::Parent(outer) => supervise(signals, outer),
-        Forked::Child => end_with(outer(job, signals, runner)),
+        Forked::Parent(outer) => supervise(signals, outer, None),
+        Forked::Child => end_with(outer(job, payload, signals, runner)),
     }
 }
 
@@ -74,24 +87,57 @@ fn end_with(result: Result<u8, Failure>) -> ! {
     std::process::exit(code.into())
 }
 
-fn outer(job: &Job, signals: &Signals, runner: Pid) -> Result<u8, Failure> {
+fn outer(job: &Job, payload: &Payload, signals: &Signals, runner: Pid) -> Result<u8, Failure> {
     die_with_parent()?;
     if getppid() != Some(runner) {
         return Ok(exit_code_of(Signal::KILL.as_raw()));
     }
     // Out of the terminal's reach: its signals come to the runner, and once.
     rustix::process::setsid().map_err(|errno| Failure::errno("start a session", errno))?;
-    let mut namespaces = vec![Namespace::Mount, Namespace::Pid, Namespace::Uts, Namespace::Ipc];
-    if job.net == Net::None {
-        namespaces.push(Namespace::Network);
+    idmap::become_root()?;
+    // That was a change of privileges, which forgets it.
+    die_with_parent()?;
+    let mut namespaces = vec![Namespace::Mount, Namespace::Pid];
+    if matches!(payload, Payload::Own) {
+        namespaces.extend([Namespace::Uts, Namespace::Ipc]);
+        namespaces.extend((job.net == Net::None).then_some(Namespace::Network));
     }
-    unshare(&namespaces).map_err(|errno| {
-        Failure::errno("make namespaces", errno).hint("this needs root, or a user namespace: unshare -Urm")
-    })?;
+    unshare(&namespaces).map_err(|errno| Failure::errno("make namespaces", errno))?;
     match fork().map_err(|errno| Failure::errno("start a process", errno))? {
-        Forked::Parent(init) => supervise(signals, init),
-        Forked::Child => end_with(init(job, signals)),
+        Forked::Parent(init) => supervise(signals, init, None),
+        Forked::Child => end_with(match payload {
+            Payload::Own => init(job, signals),
+            Payload::Oci(oci) => stage(job, oci).and_then(|()| hand_over(job, oci, signals)),
+            Payload::Try(oci) => stage(job, oci).and_then(|()| attempt(job, oci, signals)),
+        }),
     }
+}
+
+/// Makes the namespace ready for an OCI runtime.
+fn stage(job: &Job, oci: &Oci) -> Result<(), Failure> {
+    die_with_parent()?;
+    // crun refuses a mixture of the two versions of control groups, even if it shall not use them.
+    rootfs::stage(job, oci::PLACE, (oci.name == "crun").then_some("/sys/fs/cgroup"))
+}
+
+/// Lets an OCI runtime run the command.
+fn hand_over(job: &Job, oci: &Oci, signals: &Signals) -> Result<u8, Failure> {
+    match fork().map_err(|errno| Failure::errno("start a process", errno))? {
+        Forked::Parent(runtime) => {
+            let code = supervise(signals, runtime, None)?;
+            // It has said why.
+            Ok(if oci.has_started() { code } else { Convention::NOT_RUN })
+        }
+        Forked::Child => {
+            signals.unblock().map_err(|errno| Failure::errno("let signals through", errno))?;
+            Err(oci.exec(job))
+        }
+    }
+}
+
+fn attempt(job: &Job, oci: &Oci, signals: &Signals) -> Result<u8, Failure> {
+    signals.unblock().map_err(|errno| Failure::errno("let signals through", errno))?;
+    Ok(u8::from(!oci.attempt(job)?))
 }
 
 /// Process 1 of the new namespace.
@@ -103,9 +149,22 @@ fn init(job: &Job, signals: &Signals) -> Result<u8, Failure> {
     rustix::system::sethostname(job.hostname.as_bytes())
         .map_err(|errno| Failure::errno("set the host name", errno))?;
     rootfs::enter(job)?;
+    let terminal = if job.terminal { Some(Terminal::open()?) } else { None };
     match fork().map_err(|errno| Failure::errno("start a process", errno))? {
-        Forked::Parent(command) => supervise(signals, command),
-        Forked::Child => end_with(command(job, signals)),
+        Forked::Parent(command) => {
+            let joined = terminal.map(Terminal::join).transpose()?;
+            let code = supervise(signals, command, joined.as_ref())?;
+            // What is left running would keep the terminal open. There may be nothing left.
+            let _none = rustix::process::kill_process_group(Pid::INIT, Signal::KILL);
+            if let Some(joined) = joined {
+                joined.finish();
+            }
+            Ok(code)
+        }
+        Forked::Child => end_with(match &terminal {
+            Some(terminal) => terminal.take().and_then(|()| command(job, signals)),
+            None => command(job, signals),
+        }),
     }
 }
 
@@ -115,11 +174,13 @@ fn die_with_parent() -> Result<(), Failure> {
 }
 
 /// Passes signals on to a child until it ends, and returns how it did. Collects other children, too.
-fn supervise(signals: &Signals, child: Pid) -> Result<u8, Failure> {
+fn supervise(signals: &Signals, child: Pid, terminal: Option<&Joined>) -> Result<u8, Failure> {
     loop {
         let number = signals.wait().map_err(|errno| Failure::errno("wait for signals", errno))?;
         if number != SIGCHLD {
-            if let Some(signal) = Signal::from_named_raw(number) {
+            if let (SIGWINCH, Some(terminal)) = (number, terminal) {
+                terminal.resize();
+            } else if let Some(signal) = Signal::from_named_raw(number) {
                 // It may have ended just now, which is told next.
                 let _gone = kill_process(child, signal);
             }
@@ -171,7 +232,11 @@ fn command(job: &Job, signals: &Signals) -> Result<u8, Failure> {
     let identity = &job.identity;
     let groups: Vec<Gid> = identity.groups.iter().map(|gid| Gid::from_raw(*gid)).collect();
     let (uid, gid) = (Uid::from_raw(identity.uid), Gid::from_raw(identity.gid));
-    rustix::thread::set_thread_groups(&groups).map_err(failed("set the groups"))?;
+    match rustix::thread::set_thread_groups(&groups) {
+        // Where the one id of an ordinary user is all there is, groups cannot be changed (user_namespaces(7)).
+        Err(Errno::PERM) if !job.whole_ids => {}
+        other => other.map_err(failed("set the groups"))?,
+    }
     rustix::thread::set_thread_res_gid(gid, gid, gid).map_err(failed("become the group"))?;
     rustix::thread::set_thread_res_uid(uid, uid, uid).map_err(failed("become the user"))?;
     // As the user: a directory may be closed to it.

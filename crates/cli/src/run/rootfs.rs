@@ -30,11 +30,12 @@ const LINKS: [(&str, &str); 5] = [
     ("/dev/ptmx", "pts/ptmx"),
 ];
 /// The host's files that a network needs.
-const NETWORK_FILES: [&str; 2] = ["/etc/resolv.conf", "/etc/hosts"];
+pub(super) const NETWORK_FILES: [&str; 2] = ["/etc/resolv.conf", "/etc/hosts"];
 /// Parts of /proc that concern the whole machine, and may only be read.
-const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+pub(super) const READ_ONLY: [&str; 5] =
+    ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 /// Files of /proc that tell about the whole machine, or about its memory.
-const HIDDEN: [&str; 5] =
+pub(super) const HIDDEN: [&str; 5] =
     ["/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/timer_list", "/proc/sched_debug"];
 
 /// Changes the root of this process, and of its mount namespace, which must be its own.
@@ -48,6 +49,7 @@ pub(super) fn enter(job: &Job) -> Result<(), Failure> {
         DEVICES.into_iter().filter_map(|path| held(path).transpose()).collect::<Result<Vec<_>, _>>()?;
     let files: &[&str] = if job.net == Net::Host { &NETWORK_FILES } else { &[] };
     let files = files.iter().filter_map(|path| held(path).transpose()).collect::<Result<Vec<_>, _>>()?;
+    restrict(&job.root)?;
     pivot(&job.root)?;
     proc()?;
     dev(&devices)?;
@@ -76,12 +78,34 @@ fn put(tree: &OwnedFd, path: &str) -> Result<(), Failure> {
     attach(tree, Path::new(path)).map_err(|errno| Failure::path("mount on", path, errno))
 }
 
-/// Makes a tree the root, in which device nodes do not work: those that do are mounted.
-fn pivot(root: &Path) -> Result<(), Failure> {
+/// Makes ready what an OCI runtime needs, in this mount namespace, which must be its own: the tree, a /proc that knows
+/// this namespace's processes, and a place for the bundle. `covered` is a directory that it shall not see.
+///
+/// # Errors
+/// The first mount that fails.
+pub(super) fn stage(job: &Job, place: &str, covered: Option<&str>) -> Result<(), Failure> {
+    let propagation = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+    mount_change("/", propagation).map_err(|errno| Failure::errno("make mounts private", errno))?;
+    restrict(&job.root)?;
+    let quiet = MountFlags::NOSUID | MountFlags::NODEV;
+    filesystem("proc", "/proc", quiet | MountFlags::NOEXEC, c"")?;
+    filesystem("tmpfs", place, quiet, c"mode=700")?;
+    match covered {
+        Some(path) if Path::new(path).is_dir() => filesystem("tmpfs", path, quiet, c"mode=755,size=64k"),
+        _ => Ok(()),
+    }
+}
+
+/// Makes a tree a mount of its own in which device nodes do not work: those that do are mounted.
+fn restrict(root: &Path) -> Result<(), Failure> {
     let failed = |what: &'static str| move |errno| Failure::path(what, root, errno);
     mount_bind(root, root).map_err(failed("bind mount"))?;
-    let also = add_flags(root, MountFlags::NODEV);
-    also.map_err(failed("forbid devices on"))?;
+    add_flags(root, MountFlags::NODEV).map_err(failed("forbid devices on"))
+}
+
+/// Makes a mount the root.
+fn pivot(root: &Path) -> Result<(), Failure> {
+    let failed = |what: &'static str| move |errno| Failure::path(what, root, errno);
     rustix::process::chdir(root).map_err(failed("enter"))?;
     // The old root comes to lie over the new one, and is taken away (pivot_root(2), NOTES).
     rustix::process::pivot_root(".", ".").map_err(failed("make the root"))?;

@@ -9,6 +9,7 @@ use rustix::io::Errno;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::Read;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 /// Where programs are looked for if the image does not say.
@@ -55,6 +56,8 @@ pub(crate) fn job(root: &Path, hostname: &str, image: Option<&[u8]>, wish: Wish)
         identity,
         hostname: hostname.to_owned(),
         net: wish.net,
+        terminal: super::is_interactive(),
+        whole_ids: super::idmap::has_all(),
     })
 }
 
@@ -112,11 +115,19 @@ fn environment(
     Ok(env)
 }
 
+/// A handle of a tree's root.
+///
+/// # Errors
+/// If it cannot be opened.
+pub(super) fn open_root(root: &Path) -> Result<OwnedFd, Failure> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    openat(CWD, root, flags, Mode::empty()).map_err(|errno| Failure::path("open", root, errno))
+}
+
 /// A file of the tree, wherever symlinks in the tree lead; empty if there is none.
 fn table(root: &Path, name: &str) -> Result<String, Failure> {
     let failed = |errno| Failure::path("read", &root.join(name), errno);
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let dir = openat(CWD, root, flags, Mode::empty()).map_err(failed)?;
+    let dir = open_root(root)?;
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file = match openat2(&dir, name, flags, Mode::empty(), ResolveFlags::IN_ROOT) {
         Ok(file) => File::from(file),

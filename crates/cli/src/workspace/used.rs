@@ -1,6 +1,6 @@
 //! A workspace while a command runs in it: mounted before the first, unmounted after the last.
 
-use super::{hide, show};
+use super::{hide, mountpoints, show};
 use crate::error::Failure;
 use acetate_store::{InUse, Store, Workspace, is_mountpoint};
 use std::path::{Path, PathBuf};
@@ -24,6 +24,7 @@ impl<'a> Used<'a> {
         let _mounting = store.mounting(name)?;
         let (workspace, in_use) = store.use_workspace(name)?;
         let path = show(store, &workspace, None)?.path;
+        mountpoints::note(store, &workspace, &path)?;
         Ok(Used { store, workspace, in_use, path })
     }
 
@@ -42,13 +43,26 @@ impl<'a> Used<'a> {
     /// # Errors
     /// Those of unmounting.
     pub(crate) fn end(self) -> Result<(), Failure> {
-        let _mounting = self.store.mounting(&self.workspace.name)?;
         drop(self.in_use);
-        let Some(_alone) = self.store.try_alone(&self.workspace.name)? else { return Ok(()) };
-        let point = self.store.mountpoint(&self.workspace);
-        if self.store.is_pinned(&self.workspace) || !is_mountpoint(&point) {
-            return Ok(());
-        }
-        hide(&point)
+        release(self.store, &self.workspace.name)
     }
+}
+
+/// Unmounts a workspace and takes away what was made for commands, unless somebody uses it or it shall stay mounted. So
+/// ends the last command, and what a killed one has left.
+///
+/// # Errors
+/// Those of unmounting; if there is no such workspace.
+pub(crate) fn release(store: &Store, name: &str) -> Result<(), Failure> {
+    let workspace = store.workspace(name)?;
+    let _mounting = store.mounting(name)?;
+    if store.is_pinned(&workspace) {
+        return Ok(());
+    }
+    let Some(_alone) = store.try_alone(name)? else { return Ok(()) };
+    let point = store.mountpoint(&workspace);
+    if is_mountpoint(&point) {
+        hide(&point)?;
+    }
+    mountpoints::clear(store, &workspace)
 }

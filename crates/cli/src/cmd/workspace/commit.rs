@@ -3,6 +3,7 @@
 use crate::Exit;
 use crate::error::Failure;
 use crate::out::answer_line;
+use crate::workspace::release;
 use acetate_store::{Edit, Store};
 
 /// Make an image of a workspace, whose changes become its topmost layer
@@ -49,6 +50,7 @@ pub(super) fn run(store: &Store, args: &CommitArgs) -> Result<Exit, Failure> {
         message: args.message.clone(),
         author: args.author.clone(),
     };
+    release(store, &args.name)?;
     let id = store.commit_workspace(&args.name, args.image.as_deref(), &edit)?;
     answer_line(id)?;
     Ok(Exit::Done)

@@ -4,6 +4,7 @@ use crate::Exit;
 use crate::cmd::image::warn_of;
 use crate::error::Failure;
 use crate::out::{answer_line, shown, warn};
+use crate::workspace::release;
 use acetate_store::driver::{DriverName, choose, probe};
 use acetate_store::{Base, Store};
 use std::path::PathBuf;
@@ -43,6 +44,9 @@ pub(super) fn run(store: &Store, args: &CreateArgs) -> Result<Exit, Failure> {
         }
     };
     warn_of(store.pressure()?.as_ref());
+    if let Base::Workspace(from) = &base {
+        release(store, from)?;
+    }
     let driver = match (args.driver, &base) {
         (Some(driver), _) => driver,
         (None, Base::Workspace(from)) => store.workspace(from)?.driver,

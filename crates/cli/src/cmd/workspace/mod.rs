@@ -3,6 +3,7 @@
 mod commit;
 mod create;
 mod diff;
+mod driver;
 mod list;
 mod mount;
 mod remove;
@@ -32,6 +33,7 @@ enum Command {
     Diff(diff::DiffArgs),
     Commit(commit::CommitArgs),
     Reset(remove::ResetArgs),
+    Driver(driver::DriverArgs),
     #[command(visible_alias = "rm")]
     Remove(remove::RemoveArgs),
 }
@@ -46,6 +48,7 @@ pub(crate) fn run(args: WorkspaceArgs) -> Result<Exit, Failure> {
         Command::Umount(args) => mount::umount(&store, &args),
         Command::Diff(args) => diff::run(&store, &args),
         Command::Commit(args) => commit::run(&store, &args),
+        Command::Driver(args) => driver::run(&store, &args),
         Command::Reset(args) => remove::reset(&store, &args),
         Command::Remove(args) => remove::remove(&store, &args),
     }

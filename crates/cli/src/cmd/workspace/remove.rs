@@ -2,6 +2,7 @@
 
 use crate::Exit;
 use crate::error::Failure;
+use crate::workspace::release;
 use acetate_store::Store;
 
 /// Throw away all changes of a workspace
@@ -24,12 +25,14 @@ pub(crate) struct RemoveArgs {
 }
 
 pub(super) fn reset(store: &Store, args: &ResetArgs) -> Result<Exit, Failure> {
+    release(store, &args.name)?;
     store.reset_workspace(&args.name)?;
     Ok(Exit::Done)
 }
 
 pub(super) fn remove(store: &Store, args: &RemoveArgs) -> Result<Exit, Failure> {
     for name in &args.names {
+        release(store, name)?;
         store.remove_workspace(name)?;
     }
     Ok(Exit::Done)

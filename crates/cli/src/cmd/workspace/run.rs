@@ -2,7 +2,7 @@
 
 use crate::Exit;
 use crate::error::{Class, Failure};
-use crate::run::{self, Net, Wish, hold_signals, job};
+use crate::run::{self, Net, Runtime, Wish, hold_signals, job};
 use crate::workspace::Used;
 use acetate_store::Store;
 use std::ffi::OsString;
@@ -36,8 +36,11 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "PROGRAM")]
     entrypoint: Option<String>,
     /// Which network the command has
-    #[arg(long, value_enum, default_value_t, hide_possible_values = false)]
+    #[arg(long, value_enum, default_value_t)]
     net: Net,
+    /// Who makes the command's namespaces and mounts
+    #[arg(long, value_enum, default_value_t)]
+    runtime: Runtime,
 }
 
 pub(super) fn run(store: &Store, args: RunArgs) -> Result<Exit, Failure> {
@@ -57,7 +60,8 @@ fn inside(store: &Store, args: RunArgs) -> Result<u8, Failure> {
         net: args.net,
     };
     let config = image.as_ref().map(|image| image.config.as_slice());
-    let result = job(used.path(), &args.name, config, wish).and_then(|job| run::run(&job, &signals));
+    let result =
+        job(used.path(), &args.name, config, wish).and_then(|job| run::run(&job, args.runtime, &signals));
     let ended = used.end();
     let code = result?;
     if let Err(failure) = ended {
