@@ -3,8 +3,9 @@
 use crate::error::{Error, Result, Step};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 /// Writes a file by way of `temporary`, durably: after a crash there is the old content or the new one.
@@ -12,7 +13,10 @@ use std::path::{Path, PathBuf};
 /// # Errors
 /// [`Error::Path`]
 pub(crate) fn write(path: &Path, temporary: &Path, bytes: &[u8]) -> Result<()> {
-    let mut file = File::create(temporary).step("create", temporary)?;
+    // Whoever may look into the store may read it; the umask may be anything.
+    let mut options = OpenOptions::new();
+    let options = options.write(true).create(true).truncate(true).mode(0o644);
+    let mut file = options.open(temporary).step("create", temporary)?;
     let written = file.write_all(bytes).and_then(|()| file.sync_all());
     if let Err(error) = written.and_then(|()| fs::rename(temporary, path)) {
         // What matters is the first error.

@@ -254,7 +254,7 @@ fn a_command_at_a_terminal_has_one_of_its_own() -> Result<()> {
             .env("ACETATE_STORE", home.path("store"))
             .env("SHELL", "/bin/sh");
         let output = script.stdin(Stdio::null()).output()?;
-        let said = String::from_utf8_lossy(&output.stdout).replace('\r', "");
+        let said = String::from_utf8_lossy(&output.stdout).replace('\r', "").replace("^@", "");
         ensure!(said.contains("/dev/pts/0\n33 77\nstatus 5\n icanon"), "{runtime}: {said:?}");
     }
     Ok(())
@@ -311,6 +311,7 @@ fn an_image_says_what_it_runs_and_symlinks_lead_nowhere() -> Result<()> {
     for (args, expected) in [
         (vec![], "by default"),
         (vec!["--", "typed"], "typed"),
+        (vec!["typed", "--user", "x"], "typed --user x"),
         (vec!["--entrypoint", "pwd"], "/bin"),
         (vec!["--entrypoint", "", "--", "id", "-u"], "0"),
     ] {
@@ -352,6 +353,21 @@ fn an_ordinary_user_runs_commands() -> Result<()> {
         let said =
             ok(&["workspace", "run", "w", "--", "sh", "-c", "id -u; echo x >/file; cat /file; hostname"])?;
         ensure!(said == "0\nx\nw", "{before:?}: {said}");
+        let own = ok(&[
+            "workspace",
+            "run",
+            "w",
+            "--runtime",
+            "none",
+            "--",
+            "sh",
+            "-c",
+            "id -g; ls /proc/1/comm /dev/null",
+        ])?;
+        ensure!(own == "0\n/dev/null\n/proc/1/comm", "{before:?}: {own}");
+        let other = as_user(&home, before, &["workspace", "run", "w", "--user", "7", "--", "id"])?;
+        ensure!(other.status.code() == Some(125), "{before:?}: {other:?}");
+        ensure!(text(&other).contains("uid 7 means nothing in your user namespace"), "{before:?}: {other:?}");
         let missing = as_user(&home, before, &["workspace", "run", "w", "--", "missing"])?;
         ensure!(missing.status.code() == Some(127), "{before:?}: {missing:?}");
         let diff = as_user(&home, before, &["workspace", "diff", "w"])?;

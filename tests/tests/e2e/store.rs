@@ -230,13 +230,8 @@ fn kernel_and_fuse_show_each_others_workspaces() -> Result<()> {
         seen.push(Fingerprint::take(&root)?.portable().entries.into_keys().collect::<Vec<_>>());
         home.umount(driver)?;
         // The record says who shows it; the directories do not care.
-        let record = home.path("store/workspaces").join(driver);
         let other = if driver == "kernel" { "fuse" } else { "kernel" };
-        let text = fs::read_to_string(&record)?;
-        fs::write(
-            &record,
-            text.replace(&format!("\"driver\": \"{driver}\""), &format!("\"driver\": \"{other}\"")),
-        )?;
+        home.ok(&["workspace", "driver", driver, other])?;
         let root = home.mount(driver)?;
         let again: Vec<PathBuf> = Fingerprint::take(&root)?.entries.into_keys().collect();
         ensure!(Some(&again) == seen.last(), "{driver} seen by {other}");
@@ -373,7 +368,7 @@ fn state(home: &Home) -> Result<Value> {
         let changes = home.json(&["workspace", "diff", name, "--json"])?["changes"].clone();
         let base =
             workspace["base"].as_str().map(|base| base.split(' ').next().unwrap_or_default().to_owned());
-        workspaces.push(serde_json::json!([name, base, changes]));
+        workspaces.push(serde_json::json!([name, base, changes, workspace["driver"]]));
     }
     Ok(serde_json::json!([images, workspaces]))
 }
@@ -396,7 +391,7 @@ fn killed_at_every_change_the_store_is_old_or_new() -> Result<()> {
         home.ok(&["workspace", "create", "child", "--from", "w"]).map(drop)
     };
     type Prepare<'a> = &'a dyn Fn(&Home) -> Result<()>;
-    let cases: [(Prepare, &[&str]); 9] = [
+    let cases: [(Prepare, &[&str]); 10] = [
         (&other, &["image", "import", "tree", "--name", "second"]),
         (&nothing, &["image", "tag", "base", "other"]),
         (&nothing, &["image", "remove", "base"]),
@@ -405,6 +400,7 @@ fn killed_at_every_change_the_store_is_old_or_new() -> Result<()> {
         (&edited, &["workspace", "create", "child", "--from", "w"]),
         (&edited, &["workspace", "commit", "w", "next"]),
         (&edited, &["workspace", "reset", "w"]),
+        (&edited, &["workspace", "driver", "w", "fuse"]),
         (&branched, &["workspace", "remove", "w"]),
     ];
     for (prepare, args) in cases {

@@ -1,5 +1,6 @@
 //! Becoming root of a user namespace, for those who are not root.
 
+use super::Identity;
 use crate::error::Failure;
 use acetate_sys::namespace::{Namespace, unshare};
 use rustix::process::{getegid, geteuid};
@@ -12,6 +13,32 @@ const WHOLE: [&str; 3] = ["0", "0", "4294967295"];
 pub(crate) fn has_all() -> bool {
     let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
     may_mount() && map.split_whitespace().eq(WHOLE)
+}
+
+/// Refuses users and groups that mean nothing in the user namespace in which the command will run.
+///
+/// # Errors
+/// The first such id.
+pub(super) fn check(identity: &Identity) -> Result<(), Failure> {
+    let map = |kind: &str| match may_mount() {
+        true => std::fs::read_to_string(format!("/proc/self/{kind}_map")).unwrap_or_default(),
+        false => "0 0 1".to_owned(),
+    };
+    for (kind, id) in [("uid", identity.uid), ("gid", identity.gid)] {
+        let map = map(kind);
+        let mut ranges = map.lines().filter_map(|line| {
+            let mut numbers = line.split_whitespace().map(|word| word.parse::<u64>().ok());
+            Some((numbers.next()??, numbers.nth(1)??))
+        });
+        if !ranges.any(|(first, count)| (first..first.saturating_add(count)).contains(&u64::from(id))) {
+            return Err(Failure::new(
+                format_args!("{kind} {id} means nothing in your user namespace"),
+                "--user 0, or run acetate where you have subordinate ids: unshare --map-auto --map-root-user -m, or \
+                 podman unshare, with a store of its own",
+            ));
+        }
+    }
+    Ok(())
 }
 
 fn may_mount() -> bool {

@@ -6,7 +6,7 @@
 use super::{Job, Net};
 use crate::error::Failure;
 use crate::out::{shown, warn};
-use acetate_sys::fscontext::attach;
+use acetate_sys::fscontext::{FsContext, attach};
 use rustix::fs::{CWD, StatVfsMountFlags};
 use rustix::io::Errno;
 use rustix::mount::{
@@ -49,9 +49,11 @@ pub(super) fn enter(job: &Job) -> Result<(), Failure> {
         DEVICES.into_iter().filter_map(|path| held(path).transpose()).collect::<Result<Vec<_>, _>>()?;
     let files: &[&str] = if job.net == Net::Host { &NETWORK_FILES } else { &[] };
     let files = files.iter().filter_map(|path| held(path).transpose()).collect::<Result<Vec<_>, _>>()?;
+    // Where a user namespace sees no other /proc it may not mount one: before the old root is taken away.
+    let proc = detached_proc()?;
     restrict(&job.root)?;
     pivot(&job.root)?;
-    proc()?;
+    attach_proc(&proc)?;
     dev(&devices)?;
     sys()?;
     for (path, file) in &files {
@@ -138,9 +140,17 @@ fn filesystem(fstype: &str, path: &str, flags: MountFlags, options: &CStr) -> Re
         .map_err(|errno| Failure::errno(format_args!("mount {fstype} on {}", shown(path)), errno))
 }
 
-fn proc() -> Result<(), Failure> {
-    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-    filesystem("proc", "/proc", flags, c"")?;
+/// A /proc of this process's namespace that has no place yet.
+fn detached_proc() -> Result<OwnedFd, Failure> {
+    let made = FsContext::open("proc").and_then(|context| context.mount());
+    made.map_err(|errno| Failure::errno("mount proc", errno))
+}
+
+fn attach_proc(proc: &OwnedFd) -> Result<(), Failure> {
+    make_dir("/proc")?;
+    put(proc, "/proc")?;
+    add_flags(Path::new("/proc"), MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC)
+        .map_err(|errno| Failure::errno("restrict /proc", errno))?;
     for path in READ_ONLY {
         if Path::new(path).exists() {
             let failed = |errno| Failure::path("make read-only", path, errno);

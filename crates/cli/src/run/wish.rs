@@ -1,6 +1,6 @@
 //! What the user and the image want, made into one job.
 
-use super::{Identity, Job, Net, users};
+use super::{Identity, Job, Net, idmap, users};
 use crate::error::Failure;
 use crate::out::shown;
 use oci_spec::image::{Config, ImageConfiguration};
@@ -45,6 +45,7 @@ pub(crate) fn job(root: &Path, hostname: &str, image: Option<&[u8]>, wish: Wish)
     };
     let wanted = wish.user.or_else(|| config.user().clone()).unwrap_or_default();
     let identity = users::resolve(&wanted, &table(root, "etc/passwd")?, &table(root, "etc/group")?)?;
+    idmap::check(&identity)?;
     let workdir = wish.workdir.or_else(|| config.working_dir().clone().map(PathBuf::from));
     let workdir = Path::new("/").join(workdir.unwrap_or_default());
     let env = environment(&config, &wish.env, &identity)?;
@@ -57,7 +58,7 @@ pub(crate) fn job(root: &Path, hostname: &str, image: Option<&[u8]>, wish: Wish)
         hostname: hostname.to_owned(),
         net: wish.net,
         terminal: super::is_interactive(),
-        whole_ids: super::idmap::has_all(),
+        whole_ids: idmap::has_all(),
     })
 }
 

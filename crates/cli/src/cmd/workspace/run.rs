@@ -21,7 +21,7 @@ pub(crate) struct RunArgs {
     /// Which one
     name: String,
     /// The command with its arguments, after the image's entrypoint [default: the image's, or sh]
-    #[arg(last = true, value_name = "CMD")]
+    #[arg(trailing_var_arg = true, value_name = "CMD")]
     command: Vec<OsString>,
     /// As whom, by name or number [default: the image's, or root]
     #[arg(long, short, value_name = "USER[:GROUP]")]
