@@ -10,7 +10,7 @@ use acetate_testkit::need::{Need, have};
 use anyhow::{Context, Result, ensure};
 
 /// Runs so many cases on layers of that filesystem. Failures are shrunk and printed by the program.
-fn slice(fs: &str, options: &str, cases: &str) -> Result<()> {
+fn slice(fs: &str, options: &str, cases: &str, more: &[&str]) -> Result<()> {
     if !have("lockstep", &[Need::Root, Need::Fuse, Need::Loop, Need::KernelOverlay])? {
         return Ok(());
     }
@@ -18,6 +18,7 @@ fn slice(fs: &str, options: &str, cases: &str) -> Result<()> {
     let mut command = Command::new(&program);
     command.args(["lockstep", "--driver-a", "acetate", "--driver-b", "kernel"]);
     command.args(["--fs", fs, "--options", options, "--cases", cases]);
+    command.args(more);
     if let Some(seed) = std::env::var_os("ACETATE_LOCKSTEP_SEED") {
         command.arg("--seed").arg(seed);
     }
@@ -31,15 +32,34 @@ fn slice(fs: &str, options: &str, cases: &str) -> Result<()> {
 
 #[test]
 fn with_default_options_on_tmpfs() -> Result<()> {
-    slice("tmpfs", "", "150")
+    slice("tmpfs", "", "150", &[])
 }
 
 #[test]
 fn with_default_options_on_ext4() -> Result<()> {
-    slice("ext4", "", "60")
+    slice("ext4", "", "60", &[])
 }
 
 #[test]
 fn with_userxattr_on_ext4() -> Result<()> {
-    slice("ext4", "userxattr", "60")
+    slice("ext4", "userxattr", "60", &[])
+}
+
+#[test]
+fn with_redirects_and_copies_of_attributes() -> Result<()> {
+    slice("ext4", "metacopy=on", "40", &[])
+}
+
+#[test]
+fn with_an_index_on_tmpfs() -> Result<()> {
+    slice("tmpfs", "index=on", "40", &[])
+}
+
+/// The mount changes hands between Acetate and the kernel every few steps.
+#[test]
+fn changing_hands() -> Result<()> {
+    for options in ["", "redirect_dir=on", "metacopy=on", "index=on,metacopy=on", "index=on,xino=on"] {
+        slice("ext4", options, "15", &["--handover"])?;
+    }
+    Ok(())
 }

@@ -4,7 +4,7 @@ use super::{READY, signals};
 use crate::error::Failure;
 use crate::mount::{Locks, Opened, Plan, Request, prepare};
 use crate::mountinfo;
-use crate::options::Uuid;
+use crate::options::{Options, RedirectDir, Switch, Uuid};
 use crate::out::{cause, exact, note, shown, warn};
 use crate::record::{self, Record};
 use acetate_fuse::{Connection, Ended, MountError, MountFlags, MountSpec, ServeError};
@@ -12,7 +12,7 @@ use acetate_layer::dir::DirLayer;
 use acetate_layer::mark::Dialect;
 use acetate_layer::work::{self, Identify, WhiteoutForm};
 use acetate_layer::{At, Layer, UpperLayer};
-use acetate_overlay::{Config, Overlay, Stack};
+use acetate_overlay::{Config, Index, Overlay, Redirects, Stack};
 use rustix::fs::{Mode, OFlags};
 use std::io::Write;
 
@@ -170,11 +170,27 @@ fn describe(request: &Request, opened: &Opened, point: &std::path::Path) -> Reco
         lower: options.lowers.iter().chain(&options.data).map(absolute).collect(),
         upper: options.upper.as_ref().map(absolute),
         work: options.work.as_ref().map(absolute),
-        options: exact(&options.format()),
+        options: exact(&in_force(options, opened).format()),
         marks,
         whiteouts,
         ..Record::new(point)
     }
+}
+
+/// The options as they are in force: what others switched on or off is among them.
+fn in_force(options: &Options, opened: &Opened) -> Options {
+    let mut options = options.clone();
+    let on = |on| Some(if on { Switch::On } else { Switch::Off });
+    if opened.redirects == Redirects::Make && opened.upper.is_some() {
+        options.redirect_dir = Some(RedirectDir::On);
+    }
+    options.metacopy = options.metacopy.and(on(opened.metacopy));
+    let indexed = opened.index != Index::Nothing;
+    if indexed || options.index.is_some() {
+        options.index = on(indexed);
+    }
+    options.nfs_export = options.nfs_export.and(on(opened.index == Index::All));
+    options
 }
 
 /// Keeps a record of the mount, where one can be kept.

@@ -42,8 +42,19 @@ fn words_that_the_kernel_refuses_are_refused() {
 }
 
 #[test]
-fn words_without_a_later_feature_are_taken() {
+fn words_that_the_kernel_takes_are_taken() {
     let cases = [
+        "redirect_dir=on",
+        "metacopy=on",
+        "metacopy=on,redirect_dir=on",
+        "index=on",
+        "index=on,metacopy=on",
+        "nfs_export=on",
+        "nfs_export=on,metacopy=off",
+        "userxattr,index=on",
+        "xino=on",
+        "uuid=off",
+        "metacopy=on,metacopy=off",
         "redirect_dir=off",
         "redirect_dir=follow",
         "redirect_dir=nofollow",
@@ -66,6 +77,24 @@ fn words_without_a_later_feature_are_taken() {
     for case in cases {
         assert_eq!(outcome(&format!("{PATHS},{case}"), Mounter::Admin), None, "{case}");
     }
+}
+
+/// The kernel's rules for options that are not spelled out (fs/overlayfs/params.c, `ovl_fs_params_verify`).
+#[test]
+fn options_switch_others_on_and_off() {
+    let resolved = |text: &str| {
+        let parsed = parse(&[text], Unknown::Refuse).unwrap();
+        resolve(&parsed.options, Mounter::Admin).unwrap()
+    };
+    let metacopy = resolved(&format!("{PATHS},metacopy=on"));
+    assert_eq!((metacopy.redirect_dir, metacopy.metacopy), (RedirectDir::On, true));
+    let exported = resolved(&format!("{PATHS},nfs_export=on"));
+    assert_eq!((exported.index, exported.nfs_export), (true, true));
+    let user = resolved(&format!("{PATHS},userxattr"));
+    assert_eq!((user.redirect_dir, user.metacopy), (RedirectDir::NoFollow, false));
+    let read_only = resolved("lowerdir=/a:/b,index=on,nfs_export=on,uuid=on,volatile");
+    assert_eq!((read_only.index, read_only.nfs_export, read_only.fsync), (false, false, Fsync::Auto));
+    assert_eq!((read_only.redirect_dir, read_only.uuid), (RedirectDir::On, Uuid::Null));
 }
 
 #[test]

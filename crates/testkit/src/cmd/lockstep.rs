@@ -38,6 +38,9 @@ pub(crate) struct Args {
     /// Mount options of both sides, comma separated
     #[arg(long, value_name = "OPTIONS", default_value = "")]
     options: String,
+    /// Let the mounts change hands every few steps: what one driver left on disk, the other one goes on with
+    #[arg(long)]
+    handover: bool,
     /// Run this script once instead of random ones
     #[arg(long, value_name = "FILE")]
     replay: Option<PathBuf>,
@@ -104,7 +107,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         None => SystemTime::now().duration_since(UNIX_EPOCH).context("the clock is before 1970")?.as_secs(),
     };
     if args.print {
-        print!("{}", lockstep::generate::script(seed, &args.options));
+        let script = lockstep::generate::script(seed, &args.options);
+        let script = if args.handover { lockstep::generate::with_handovers(script) } else { script };
+        print!("{script}");
         return Ok(ExitCode::SUCCESS);
     }
     let scratch = args.fs.scratch()?;
@@ -142,6 +147,7 @@ fn random(rig: &mut Rig, args: &Args, seed: u64) -> anyhow::Result<ExitCode> {
         seed,
         limit,
         options: args.options.clone(),
+        handover: args.handover,
         out: args.out.clone(),
         shrink_for: Duration::from_secs(args.shrink_for),
         kinds: args.kinds,

@@ -10,13 +10,16 @@ use fastrand::Rng;
 use super::acl;
 use super::generate_ops::Calls;
 use super::guess::Guesses;
-use super::script::{Body, Entry, Extent, Layer, Script, Time};
+use super::script::{Body, Entry, Extent, Layer, Script, Step, Time};
 
 const NAMES: [&[u8]; 5] = [b"a", b"b", b"c", b"d", b"e"];
 const HOSTILE: [&[u8]; 8] =
     [b"\xff\xfe", b"sp ace", b"new\nline", b".wh.a", b"..x", b"#0", b"back\\slash:,", b"\xc3\xa4"];
 const FILE_MODES: [u32; 9] = [0o644, 0o600, 0o4755, 0o2755, 0o6711, 0o444, 0o000, 0o755, 0o666];
 const DIR_MODES: [u32; 8] = [0o755, 0o777, 0o1777, 0o2775, 0o700, 0o555, 0o000, 0o2777];
+
+/// Steps between two hand-overs.
+const BETWEEN_HANDOVERS: usize = 6;
 
 /// A VFS capability value of revision 2 (include/uapi/linux/capability.h): cap_net_raw, effective.
 pub(super) const CAPABILITY: [u8; 20] = [1, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
@@ -40,6 +43,18 @@ pub fn script(seed: u64, options: &str) -> Script {
     let guesses = Guesses::new(stack.names, &stack.entries);
     let steps = Calls::new(rng, guesses, stack.prefix).steps();
     Script { options: options.to_owned(), entries: stack.entries, steps }
+}
+
+/// Lets the mounts of a script change hands every few steps.
+pub fn with_handovers(mut script: Script) -> Script {
+    let steps = std::mem::take(&mut script.steps);
+    for (index, step) in steps.into_iter().enumerate() {
+        if index > 0 && index % BETWEEN_HANDOVERS == 0 {
+            script.steps.push(Step::Handover);
+        }
+        script.steps.push(step);
+    }
+    script
 }
 
 /// Spreads neighbouring seeds (splitmix64), so that seed, seed + 1, ... give unrelated scripts.

@@ -4,7 +4,7 @@
 //! the layers twice, mounts each copy with a driver, lets [`worker`] processes carry out every step
 //! on both sides by real system calls ([`exec`]) and compares: the result of each step; the visible
 //! trees at random points and at the end; what lies in the upper and work directories; the trees
-//! after a remount, and again with each upper directory mounted by the other driver; and that no
+//! after a remount (at a hand-over each side is mounted by the other driver), and again with each upper directory mounted by the other driver; and that no
 //! lower layer changed in any way. [`compare`] says what counts as a difference and what is known
 //! and accepted. A script that shows a difference is made short by [`shrink`] and written to a file
 //! that `testkit lockstep --replay` takes.
@@ -55,6 +55,8 @@ pub struct Plan {
     pub limit: Limit,
     /// Mount options of both sides, comma separated.
     pub options: String,
+    /// Let the mounts change hands every few steps.
+    pub handover: bool,
     /// Directory for the scripts of failures; made if it is missing.
     pub out: PathBuf,
     /// The most time that shrinking one failure may take.
@@ -114,7 +116,10 @@ pub fn run(rig: &mut Rig, plan: &Plan, tell: &mut dyn FnMut(Event<'_>)) -> Resul
         }
         let seed = plan.seed.wrapping_add(number);
         number += 1;
-        let script = generate::script(seed, &plan.options);
+        let mut script = generate::script(seed, &plan.options);
+        if plan.handover {
+            script = generate::with_handovers(script);
+        }
         let found = rig.run(&script).with_context(|| format!("seed {seed}"))?;
         let Some(first) = found.first() else {
             report.passed += 1;

@@ -269,6 +269,8 @@ pub enum Step {
     Check,
     /// Close all descriptors, unmount and mount again.
     Remount,
+    /// Unmount both sides and mount each with the other one's driver.
+    Handover,
 }
 
 impl std::fmt::Display for Step {
@@ -277,6 +279,7 @@ impl std::fmt::Display for Step {
             Self::Run { uid, umask, op } => write!(out, "run {uid} {umask:03o} {op}"),
             Self::Check => out.write_str("check"),
             Self::Remount => out.write_str("remount"),
+            Self::Handover => out.write_str("handover"),
         }
     }
 }
@@ -323,6 +326,7 @@ impl Script {
             ["options", options] => options.clone_into(&mut self.options),
             ["check"] => self.steps.push(Step::Check),
             ["remount"] => self.steps.push(Step::Remount),
+            ["handover"] => self.steps.push(Step::Handover),
             ["run", uid, umask, ref call @ ..] => {
                 let (uid, umask) = (uid.parse().context("uid")?, octal(umask)?);
                 self.steps.push(Step::Run { uid, umask, op: Op::parse(call)? });
