@@ -117,6 +117,9 @@ impl Store {
     pub fn open(root: &Path) -> Result<Store> {
         make_dirs(root)?;
         let root = fs::canonicalize(root).step("open the store", root)?;
+        if !root.join("store.json").exists() {
+            refuse_foreign(&root)?;
+        }
         let path = root.join("lock");
         let options = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
         let lock = options.step("open", path)?;
@@ -255,6 +258,18 @@ fn make_dirs(root: &Path) -> Result<()> {
     }
 }
 
+/// Refuses a directory that holds something else, before anything is made in it.
+fn refuse_foreign(root: &Path) -> Result<()> {
+    let ours = |name: &String| name == "lock" || name == "store.json" || PARTS.contains(&&name[..]);
+    match record::names(root)?.into_iter().find(|name| !ours(name)) {
+        None => Ok(()),
+        Some(name) => {
+            let reason = format!("it holds {name:?} and is no store; name an empty or new directory");
+            Err(Error::NoStore { path: root.to_owned(), reason })
+        }
+    }
+}
+
 /// Finds out what can be stored, and makes the settings.
 fn initialise(root: &Path, lock: &File) -> Result<Settings> {
     acetate_sys::retry(|| flock(lock, FlockOperation::LockExclusive)).step("lock", root.join("lock"))?;
@@ -263,12 +278,6 @@ fn initialise(root: &Path, lock: &File) -> Result<Settings> {
     let settings = match record::read_json::<Settings>(&path)? {
         Some(settings) => settings,
         None => {
-            let foreign =
-                record::names(root)?.into_iter().find(|name| name != "lock" && !PARTS.contains(&&name[..]));
-            if let Some(name) = foreign {
-                let reason = format!("it holds {name:?} and is no store; name an empty or new directory");
-                return Err(Error::NoStore { path: root.to_owned(), reason });
-            }
             for part in PARTS {
                 let path = root.join(part);
                 let made = DirBuilder::new().mode(0o700).recursive(true).create(&path);

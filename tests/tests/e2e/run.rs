@@ -203,7 +203,7 @@ fn signals_reach_the_command_and_nothing_outlives_a_kill() -> Result<()> {
 
 #[test]
 fn commands_share_the_mount_of_their_workspace() -> Result<()> {
-    if !can("shared mounts", &[Need::Fuse])? {
+    if !can("shared mounts", &[Need::Fuse, Need::Tool("crun"), Need::Tool("runc")])? {
         return Ok(());
     }
     let home = ready("shared")?;
@@ -219,8 +219,18 @@ fn commands_share_the_mount_of_their_workspace() -> Result<()> {
         let many: Result<Vec<Child>> = (0..12)
             .map(|number| {
                 let script = format!("echo {number} >/n{number}; cat /shared");
-                let mut command =
-                    home.command(&["workspace", "run", "w", "--runtime", "none", "--", "sh", "-c", &script])?;
+                let runtime = RUNTIMES[number % RUNTIMES.len()];
+                let mut command = home.command(&[
+                    "workspace",
+                    "run",
+                    "w",
+                    "--runtime",
+                    runtime,
+                    "--",
+                    "sh",
+                    "-c",
+                    &script,
+                ])?;
                 Ok(command.stdout(Stdio::null()).spawn()?)
             })
             .collect();

@@ -195,3 +195,16 @@ fn imports_at_once_share_and_an_interrupted_one_leaves_nothing_that_counts() -> 
     home.ok(&["image", "import", "tree", "--name", "d"])?;
     Ok(())
 }
+
+#[test]
+fn a_directory_that_is_no_store_is_left_alone() -> Result<()> {
+    let home = Home::new("foreign")?;
+    fs::create_dir(home.path("other"))?;
+    fs::write(home.path("other/file"), "somebody's")?;
+    let said = home.fails(&["image", "list", "--store", "other"])?;
+    ensure!(said.contains("is no store"), "{said}");
+    ensure!(fs::read_dir(home.path("other"))?.count() == 1, "something was made there");
+    let said = home.fails(&["image", "import", "other/file"])?;
+    ensure!(said.starts_with("acetate: import other/file: "), "{said}");
+    Ok(())
+}

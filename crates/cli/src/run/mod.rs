@@ -31,6 +31,8 @@ pub(crate) struct Job {
     pub(crate) workdir: PathBuf,
     /// As whom.
     pub(crate) identity: Identity,
+    /// What no other job on this machine is called at the same time: runtimes name control groups by it.
+    pub(crate) id: String,
     /// What the host is called inside.
     pub(crate) hostname: String,
     /// Which network there is.

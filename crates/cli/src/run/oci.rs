@@ -19,8 +19,6 @@ use std::process::{Command, ExitStatus, Stdio};
 
 /// Where the bundle and the state of a runtime are: a tmpfs that only its mount namespace sees and that ends with it.
 pub(super) const PLACE: &str = "/dev/shm";
-/// The name of the one container in its state.
-const ID: &str = "acetate";
 /// The form of what is remembered.
 const SCHEMA: &str = "acetate-runtime-v1";
 
@@ -135,7 +133,7 @@ impl Oci {
             return failure;
         }
         let mut command = self.command();
-        let error = command.args(["run", "--bundle", PLACE, "--pid-file", &pid_file(), ID]).exec();
+        let error = command.args(["run", "--bundle", PLACE, "--pid-file", &pid_file(), &job.id]).exec();
         Failure::io(shown(&self.program), &error)
     }
 
@@ -157,9 +155,9 @@ impl Oci {
             command.args(words).stdin(Stdio::null()).stdout(Stdio::null());
             command.stderr(File::create(&said)?).status()
         };
-        let made = run(&["create", "--bundle", PLACE, ID]).map_err(failed)?;
+        let made = run(&["create", "--bundle", PLACE, &job.id]).map_err(failed)?;
         if made.success() {
-            let gone = run(&["delete", "--force", ID]).map_err(failed)?;
+            let gone = run(&["delete", "--force", &job.id]).map_err(failed)?;
             return Ok(gone.success());
         }
         let text = std::fs::read(&said).unwrap_or_default();

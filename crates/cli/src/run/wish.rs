@@ -55,6 +55,7 @@ pub(crate) fn job(root: &Path, hostname: &str, image: Option<&[u8]>, wish: Wish)
         env,
         workdir,
         identity,
+        id: format!("acetate-{hostname}-{}", std::process::id()),
         hostname: hostname.to_owned(),
         net: wish.net,
         terminal: super::is_interactive(),

@@ -87,11 +87,15 @@ pub(super) fn run(store: &Store, args: &ImportArgs) -> Result<Exit, Failure> {
             "name a docker archive, an OCI layout, an archive of a root directory, or a directory",
         )
     })?;
+    let about = |error: acetate_store::Error| {
+        let failure = Failure::from(error);
+        Failure { message: format!("import {source}: {}", failure.message), ..failure }
+    };
     let bars = Bars::new();
     let imported = match input {
         Input::Oci(_) | Input::Docker(_) => {
             let platform = args.platform.clone().unwrap_or_else(Platform::here);
-            store.import(&input, &source, args.name.as_deref(), &platform, &bars)?
+            store.import(&input, &source, args.name.as_deref(), &platform, &bars).map_err(about)?
         }
         Input::RootArchive(_) | Input::Directory(_) => {
             let name = match (&args.name, stdin) {
@@ -99,7 +103,7 @@ pub(super) fn run(store: &Store, args: &ImportArgs) -> Result<Exit, Failure> {
                 (None, false) => tree_name(&args.source)?,
                 (None, true) => return Err(no_name()),
             };
-            vec![store.import_tree(&input, &source, &name, &args.cmd, &bars)?]
+            vec![store.import_tree(&input, &source, &name, &args.cmd, &bars).map_err(about)?]
         }
     };
     print(&imported, args.json)
