@@ -1,6 +1,7 @@
 //! Test support: what mounts a stack, where layers live, and the recorded scenarios.
 //!
 //! - [`driver`]: one interface over the kernel's overlayfs and the `acetate` binary.
+//! - [`edits`]: random trees and random edits of them.
 //! - [`exec`]: running programs to an end, within a limit.
 //! - [`need`]: what a test needs of the machine, and how a skip is told.
 //! - [`real`]: real programs on a mount: apt, git, Python, sqlite, tar.
@@ -13,6 +14,7 @@
 //! Nothing here is used by the engine; failures are returned, not panicked, so that a runner can report them all.
 
 pub mod driver;
+pub mod edits;
 pub mod errno;
 pub mod exec;
 pub mod lockstep;
