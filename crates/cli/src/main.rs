@@ -4,6 +4,7 @@ mod changes;
 mod cmd;
 mod daemon;
 mod error;
+mod layers;
 mod mount;
 mod mountinfo;
 mod options;
@@ -30,6 +31,8 @@ enum Command {
     Image(cmd::image::ImageArgs),
     Workspace(cmd::workspace::WorkspaceArgs),
     Driver(cmd::driver::DriverArgs),
+    Explain(cmd::explain::ExplainArgs),
+    Diff(cmd::diff::DiffArgs),
     Check(cmd::check::CheckArgs),
     Tour(cmd::tour::TourArgs),
 }
@@ -68,6 +71,8 @@ fn run(arguments: Vec<OsString>) -> Result<Exit, error::Failure> {
         Command::Image(args) => cmd::image::run(&args),
         Command::Workspace(args) => cmd::workspace::run(args),
         Command::Driver(args) => cmd::driver::run(&args),
+        Command::Explain(args) => cmd::explain::run(&args),
+        Command::Diff(args) => cmd::diff::run(&args),
         Command::Check(args) => cmd::check::run(&args),
         Command::Tour(args) => cmd::tour::run(&args),
     }

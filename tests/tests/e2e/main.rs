@@ -10,3 +10,4 @@ mod run;
 mod space;
 mod store;
 mod suites;
+mod tools;

@@ -1,7 +1,9 @@
 //! The subcommands, one a file.
 
 pub(crate) mod check;
+pub(crate) mod diff;
 pub(crate) mod driver;
+pub(crate) mod explain;
 pub(crate) mod image;
 pub(crate) mod mount;
 pub(crate) mod mounts;

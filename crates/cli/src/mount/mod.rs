@@ -19,7 +19,7 @@ use crate::options::{self, Mounter, Parsed, Role};
 use crate::out::warn;
 use place::Place;
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// What is to be mounted where.
 #[derive(Clone, Debug)]
@@ -91,6 +91,17 @@ fn prepare_at(request: &Request, target: Target) -> Result<Plan, Failure> {
     }
     let opened = stack::open(&lowers, &data, writable.as_ref(), resolved, mounter)?;
     Ok(Plan { target, opened, locks })
+}
+
+/// Locks the writable directories of a stack, so that they can be changed without a mount.
+///
+/// # Errors
+/// A directory that is not there, or that a mount of ours or of the kernel uses.
+pub(crate) fn lock(upper: &Path, work: &Path) -> Result<Locks, Failure> {
+    let upper = Place::find(Role::Upper, &upper.as_os_str().to_owned())?;
+    let work = Place::find(Role::Work, &work.as_os_str().to_owned())?;
+    overlap::check_writable(&upper, &work)?;
+    Locks::take(&upper, &work)
 }
 
 /// What we may do.

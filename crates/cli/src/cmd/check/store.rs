@@ -1,5 +1,6 @@
-//! `acetate check`.
+//! `acetate check --store`.
 
+use super::CheckArgs;
 use crate::Exit;
 use crate::error::Failure;
 use crate::out::{answer_json, answer_line, talk};
@@ -8,27 +9,6 @@ use acetate_store::{Depth, Problem};
 use serde::Serialize;
 use std::io::IsTerminal;
 use std::path::PathBuf;
-
-/// Find what is wrong with a store, and mend it
-///
-/// Changes nothing without --repair. What is damaged is moved to the directory `damaged` of the store.
-///
-/// Exit status: 0 all is well, or is again; 1 something is wrong; 2 failed.
-#[derive(Debug, clap::Args)]
-pub(crate) struct CheckArgs {
-    /// Check a store [default: $ACETATE_STORE, /var/lib/acetate, or ~/.local/share/acetate for ordinary users]
-    #[arg(long, value_name = "DIR", num_args = 0..=1, required = true)]
-    store: Option<Option<PathBuf>>,
-    /// Also read every byte of every layer and compare its digest
-    #[arg(long)]
-    full: bool,
-    /// Mend what can be mended
-    #[arg(long)]
-    repair: bool,
-    /// Print one JSON document (schema acetate-check-v1, docs/cli.md)
-    #[arg(long)]
-    json: bool,
-}
 
 #[derive(Serialize)]
 struct Document {
@@ -46,8 +26,8 @@ struct Item {
     repaired: bool,
 }
 
-pub(crate) fn run(args: &CheckArgs) -> Result<Exit, Failure> {
-    let store = open_store(args.store.clone().flatten())?;
+pub(super) fn run(store: Option<PathBuf>, args: &CheckArgs) -> Result<Exit, Failure> {
+    let store = open_store(store)?;
     let depth = if args.full { Depth::Full } else { Depth::Quick };
     let shows = std::io::stderr().is_terminal();
     let problems = store.check(depth, args.repair, &mut |layer| {

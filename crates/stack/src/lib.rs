@@ -1,0 +1,152 @@
+//! What lies where in a stack of layers: looked up, explained, compared, without mounting it.
+//!
+//! The rules of lookup are those of the kernel's `ovl_lookup` (docs/semantics.md, "Lookup"), written a second time and
+//! for another purpose: the engine finds what a mount shows, this crate also what it does not show, and why. It reads
+//! layers through `acetate-layer` only, and it follows `metacopy` marks.
+
+pub mod check;
+pub mod diff;
+pub mod explain;
+mod lookup;
+mod node;
+pub mod tar;
+pub mod text;
+mod view;
+
+pub use node::{Hidden, How, Node, Object, Problem, Seen, What};
+pub use view::{Data, Facts, View};
+
+use std::path::{Path, PathBuf};
+
+use acetate_layer::Errno;
+use acetate_layer::dir::DirLayer;
+use acetate_layer::mark::Dialect;
+
+/// Why something could not be found out or done.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The root of a layer cannot be opened.
+    #[error("layer {}: {errno}", path.display())]
+    Open {
+        /// The root.
+        path: PathBuf,
+        /// The answer of the filesystem.
+        errno: Errno,
+    },
+    /// An object of a layer cannot be looked at or changed.
+    #[error("{}: {step}: {errno}", path.escape_ascii())]
+    Object {
+        /// The path from the root of the layer.
+        path: Vec<u8>,
+        /// What was being done.
+        step: &'static str,
+        /// The answer of the filesystem.
+        errno: Errno,
+    },
+    /// A mark that leads nowhere.
+    #[error("{}: {problem}", path.escape_ascii())]
+    Broken {
+        /// The path from the root of the stack.
+        path: Vec<u8>,
+        /// What is wrong.
+        problem: Problem,
+    },
+    /// Something cannot be expressed in the form that was asked for.
+    #[error("{}: {reason}", path.escape_ascii())]
+    Inexpressible {
+        /// The path from the root of the stack.
+        path: Vec<u8>,
+        /// Why not.
+        reason: &'static str,
+    },
+    /// An archive cannot be written.
+    #[error("write the archive: {0}")]
+    Write(#[from] std::io::Error),
+}
+
+/// What this crate's functions return.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Names the object and the step that failed.
+fn failed(path: &[u8], step: &'static str) -> impl FnOnce(Errno) -> Error {
+    let path = path.to_vec();
+    move |errno| Error::Object { path, step, errno }
+}
+
+/// The path of the entry `name` of the directory `dir`; paths have no slash at their start.
+fn joined(dir: &[u8], name: &[u8]) -> Vec<u8> {
+    if dir.is_empty() { name.to_vec() } else { [dir, b"/", name].concat() }
+}
+
+/// The path of the directory above, and the last component; `None` for the root.
+fn split(path: &[u8]) -> Option<(&[u8], &[u8])> {
+    if path.is_empty() {
+        return None;
+    }
+    Some(match path.iter().rposition(|byte| *byte == b'/') {
+        Some(at) => (&path[..at], &path[at + 1..]),
+        None => (b"", path),
+    })
+}
+
+/// Layers over one another, open for reading.
+#[derive(Debug)]
+pub struct Stack {
+    /// The topmost first.
+    layers: Vec<DirLayer>,
+    paths: Vec<PathBuf>,
+    has_upper: bool,
+    dialect: Dialect,
+}
+
+impl Stack {
+    /// Opens layers, `lowers` with the topmost first. Nothing can be written through a stack, to no layer; what is
+    /// mounted below a layer's root is not seen, where the caller may make a copy of its mount.
+    ///
+    /// # Errors
+    /// A layer that cannot be opened.
+    pub fn open(upper: Option<&Path>, lowers: &[PathBuf], dialect: Dialect) -> Result<Stack> {
+        let paths: Vec<PathBuf> =
+            upper.map(Path::to_owned).into_iter().chain(lowers.iter().cloned()).collect();
+        let open = |path: &PathBuf| {
+            DirLayer::open_lower(path).map_err(|errno| Error::Open { path: path.clone(), errno })
+        };
+        let layers = paths.iter().map(open).collect::<Result<_>>()?;
+        Ok(Stack { layers, paths, has_upper: upper.is_some(), dialect })
+    }
+
+    /// What all layers show together.
+    pub fn merged(&self) -> View<'_> {
+        View { stack: self, top: 0 }
+    }
+
+    /// What the layers below upper show.
+    pub fn below(&self) -> View<'_> {
+        View { stack: self, top: usize::from(self.has_upper) }
+    }
+
+    /// Whether the topmost layer is the writable one.
+    pub fn has_upper(&self) -> bool {
+        self.has_upper
+    }
+
+    /// The roots of the layers, the topmost first.
+    pub fn paths(&self) -> &[PathBuf] {
+        &self.paths
+    }
+
+    /// Whose marks count.
+    pub fn dialect(&self) -> Dialect {
+        self.dialect
+    }
+
+    /// A layer; 0 is the topmost.
+    pub fn layer(&self, number: usize) -> &DirLayer {
+        &self.layers[number]
+    }
+
+    /// How many layers there are.
+    pub fn depth(&self) -> usize {
+        self.layers.len()
+    }
+}

@@ -1,0 +1,6 @@
+//! What is said of a stack of layers is what a kernel mount of it shows.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod diff;
+mod explain;
