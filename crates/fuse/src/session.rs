@@ -14,6 +14,7 @@ use acetate_layer::UpperLayer;
 use acetate_overlay::{NodeId, Overlay};
 use acetate_sys::Errno;
 use parking_lot::Mutex;
+use std::cell::Cell;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -82,6 +83,11 @@ pub enum ServeError {
     Trace(#[source] io::Error),
 }
 
+thread_local! {
+    /// The thread that waits for the request that this one carries out; 0 if none does.
+    static WAITING: Cell<u32> = const { Cell::new(0) };
+}
+
 /// What all threads and the notifier share.
 #[derive(Debug)]
 pub(crate) struct Shared {
@@ -122,6 +128,15 @@ impl Connection {
     /// `changed` of [`Overlay::new`]. It works from within operations and does nothing once all is over.
     pub fn notifier(&self) -> impl Fn(NodeId) + Send + Sync + 'static {
         notifier(Arc::clone(&self.shared))
+    }
+
+    /// A function that says whether the program whose request the calling thread carries out has been killed, and only
+    /// waits for the answer: for [`Overlay::giving_up_when`].
+    ///
+    /// The kernel would tell of signals by requests of their own, but of the first one only, which need not be the one
+    /// that kills.
+    pub fn given_up(&self) -> impl Fn() -> bool + Send + Sync + 'static {
+        || acetate_sys::process::is_killed(WAITING.get())
     }
 
     /// Serves until the filesystem is unmounted; `ready` is called once the mount can be used, before any thread is
@@ -247,6 +262,7 @@ impl<L: UpperLayer> Work for Server<'_, L> {
             Err(why) => return refuse(why),
         };
         own.reply.clear();
+        WAITING.set(header.thread);
         // A panic is a mistake of ours; it shall not take the mount with it.
         let result = catch_unwind(AssertUnwindSafe(|| self.carry_out(header, body, &mut own.reply)))
             .unwrap_or(Err(Failure::Internal));

@@ -282,8 +282,8 @@ impl<L: UpperLayer> UpperLayer for Fault<L> {
         self.change("copy_range")?.copy_range(from, to, len)
     }
 
-    fn copy_data(&self, from: &L::File, to: &L::File, size: u64) -> Result<()> {
-        self.change("copy_data")?.copy_data(from, to, size)
+    fn copy_data(&self, from: &L::File, to: &L::File, size: u64, go_on: &dyn Fn() -> bool) -> Result<()> {
+        self.change("copy_data")?.copy_data(from, to, size, go_on)
     }
 
     fn set_mode(&self, at: At<'_, Self>, mode: u32) -> Result<()> {

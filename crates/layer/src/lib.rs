@@ -147,7 +147,15 @@ pub trait UpperLayer: Layer {
 
     /// Copies the data of `from` (of any layer) into the empty `to`: as a clone where the filesystem can, else
     /// by copy_file_range, else by reading and writing; holes stay holes and the size becomes `size`.
-    fn copy_data(&self, from: &Self::File, to: &Self::File, size: u64) -> Result<()>;
+    ///
+    /// `go_on` is asked before each piece; once it says no, this fails with `EINTR`, and `to` holds some of the data.
+    fn copy_data(
+        &self,
+        from: &Self::File,
+        to: &Self::File,
+        size: u64,
+        go_on: &dyn Fn() -> bool,
+    ) -> Result<()>;
 
     /// Sets permission bits, set-id bits and sticky bit. Symlinks: `EOPNOTSUPP`.
     fn set_mode(&self, at: At<'_, Self>, mode: u32) -> Result<()>;

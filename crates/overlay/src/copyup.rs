@@ -211,6 +211,8 @@ impl<L: UpperLayer> Overlay<L> {
         // A directory is merged from now on, and lists otherwise.
         node.forget_listing();
         (self.changed)(node.id);
+        // Its change time cannot be given back.
+        (self.changed)(place.parent.id);
         Ok(())
     }
 
@@ -272,7 +274,7 @@ impl<L: UpperLayer> Overlay<L> {
             let part = self.data_part(node)?.ok_or(OpError::Stale)?;
             let source = self.lowers[part.layer].open_file(part.real.at(), Access::Read);
             let source = source.step("open the lower file")?;
-            upper.copy_data(&source, target, stat.size).step("copy the data")?;
+            self.copy_data(upper, &source, target, stat.size)?;
             if self.config.durability == Durability::Data {
                 self.sync_copy(upper, At::Open(target))?;
             }
@@ -499,6 +501,7 @@ impl<L: UpperLayer> Overlay<L> {
         let name = self.config.dialect.name(Mark::Impure);
         upper.set_xattr(real.at(), name, b"y", SetXattr::Any).step("mark a directory impure")?;
         part.impure.store(true, Ordering::Release);
+        (self.changed)(dir.id);
         Ok(())
     }
 }

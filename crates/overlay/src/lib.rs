@@ -52,6 +52,7 @@ pub struct Overlay<L: UpperLayer> {
     /// Held by renames between directories, so that ancestry does not change under them.
     renaming: Mutex<()>,
     changed: Box<dyn Fn(NodeId) + Send + Sync>,
+    given_up: Box<dyn Fn() -> bool + Send + Sync>,
 }
 
 impl<L: UpperLayer> Overlay<L> {
@@ -96,11 +97,24 @@ impl<L: UpperLayer> Overlay<L> {
             namelen,
             renaming: Mutex::new(()),
             changed,
+            given_up: Box::new(|| false),
         };
         overlay.open_index()?;
         let root = overlay.root_node()?;
         overlay.nodes.set_root(root);
         Ok(overlay)
+    }
+
+    /// Lets long copies be given up: `given_up` is asked now and then, by the thread that carries an operation out,
+    /// whether nobody waits for its result any more. The operation then fails with `EINTR` and leaves nothing behind.
+    #[must_use]
+    pub fn giving_up_when(self, given_up: impl Fn() -> bool + Send + Sync + 'static) -> Overlay<L> {
+        Overlay { given_up: Box::new(given_up), ..self }
+    }
+
+    /// Copies the data of a lower file.
+    pub(crate) fn copy_data(&self, upper: &L, from: &L::File, to: &L::File, size: u64) -> Result<()> {
+        upper.copy_data(from, to, size, &|| !(self.given_up)()).step("copy the data")
     }
 
     fn root_node(&self) -> Result<Arc<Node<L>>> {

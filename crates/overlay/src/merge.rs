@@ -3,7 +3,7 @@
 //! The rules are those of the kernel's `ovl_lookup` (Linux 6.18, fs/overlayfs/namei.c; docs/semantics.md, "Lookup").
 
 use crate::error::{OpError, Result, Step};
-use crate::node::{Links, Lower, Real, State};
+use crate::node::{Links, Lower, Node, Real, State};
 use crate::origin::{Source, index_name};
 use crate::{Index, Overlay};
 use acetate_layer::mark::{self, Mark, Opaque, ProtAttr, Redirect};
@@ -77,12 +77,13 @@ struct Part<L: UpperLayer> {
 }
 
 impl<L: UpperLayer> Overlay<L> {
-    /// Resolves `name` in the directory with that state. `None` if there is no such name.
+    /// Resolves `name` in the directory `node` with that state. `None` if there is no such name.
     ///
     /// May write to upper: a merged directory without origin gets one, as in the kernel. `skip` names the layers
     /// that are known not to hold the name: upper and all lowers above that one.
     pub(crate) fn resolve(
         &self,
+        node: &Node<L>,
         parent: &State<L>,
         name: &[u8],
         skip: Option<usize>,
@@ -157,11 +158,13 @@ impl<L: UpperLayer> Overlay<L> {
                 }
                 // Before any layer below can fail, as in the kernel.
                 if first
-                    && let (Some(upper), Some(lower)) = (&upper, lowers.last())
+                    && let (Some(upper), Some(lower)) = (&mut upper, lowers.last())
                     && upper.stat.kind == Kind::Dir
                 {
                     let layer = self.upper_layer()?;
-                    self.fix_origin(parent, layer, &upper.real, lower)?;
+                    if self.fix_origin(node, parent, layer, &upper.real, lower)? {
+                        upper.stat = layer.stat(upper.real.at()).step("stat a directory in upper")?;
+                    }
                     // What is exported is found by its handle, so the name alone is not enough.
                     if self.config.index == Index::All && !self.comes_from(layer, &upper.real, lower)? {
                         (lowers, top) = (Vec::new(), None);

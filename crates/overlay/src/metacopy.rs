@@ -106,7 +106,7 @@ impl<L: UpperLayer> Overlay<L> {
             let part = self.data_part(node)?.ok_or(OpError::Stale)?;
             let source = self.lowers[part.layer].open_file(part.real.at(), Access::Read);
             let source = source.step("open the lower file")?;
-            upper.copy_data(&source, &target, size).step("copy the data")?;
+            self.copy_data(upper, &source, &target, size)?;
             self.sync_copy(upper, copy)?;
             // Writing has taken them away.
             if let Some(value) = capability {

@@ -2,7 +2,7 @@
 
 use crate::Overlay;
 use crate::error::{OpError, Result, Step};
-use crate::node::{Lower, Real, State};
+use crate::node::{Lower, Node, Real, State};
 use acetate_layer::mark::{Mark, Origin};
 use acetate_layer::{At, Errno, Handle, Kind, Layer, SetXattr, Stat, UpperLayer};
 
@@ -25,31 +25,34 @@ pub(crate) fn index_name(origin: &[u8]) -> Box<[u8]> {
 
 impl<L: UpperLayer> Overlay<L> {
     /// Stores the origin of a merged upper directory that has none, and marks its parent impure. The kernel does
-    /// this at lookup, even on a read-only mount; a failure is not one of the lookup.
+    /// this at lookup, even on a read-only mount; a failure is not one of the lookup. Returns whether anything was
+    /// stored: then both directories have new change times.
     pub(crate) fn fix_origin(
         &self,
+        dir: &Node<L>,
         parent: &State<L>,
         layer: &L,
         upper: &Real<L>,
         lower: &Lower<L>,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         if !self.config.marks_storable {
-            return Ok(());
+            return Ok(false);
         }
         let name = self.config.dialect.name(Mark::Origin);
         if self.mark(layer, upper.at(), Mark::Origin).step("read the origin mark")?.is_some() {
-            return Ok(());
+            return Ok(false);
         }
         let value = self.origin_value(lower)?;
         if layer.set_xattr(upper.at(), name, &value, SetXattr::Any).is_err() {
-            return Ok(());
+            return Ok(false);
         }
-        if let Some(dir) = parent.upper.as_ref() {
+        if let Some(real) = parent.upper.as_ref() {
             let impure = self.config.dialect.name(Mark::Impure);
             // As above: without it only the inode numbers of a listing differ.
-            let _not_essential = layer.set_xattr(dir.at(), impure, b"y", SetXattr::Any);
+            let _not_essential = layer.set_xattr(real.at(), impure, b"y", SetXattr::Any);
+            (self.changed)(dir.id);
         }
-        Ok(())
+        Ok(true)
     }
 
     /// The value of the origin mark for a copy of `lower`; empty where the filesystem has no handles.

@@ -28,6 +28,26 @@ pub fn raise_nofile_limit() -> Result<u64> {
     Ok(nofile_limit())
 }
 
+/// Whether a thread of this machine has been killed and is only waiting for the end of a system call.
+///
+/// Any signal that ends a process without a core dump counts: the kernel makes `SIGKILL` of it for each thread
+/// (`complete_signal` in kernel/signal.c). False for a thread that cannot be looked at.
+pub fn is_killed(thread: u32) -> bool {
+    std::fs::read(format!("/proc/{thread}/status")).is_ok_and(|status| has_sigkill(&status))
+}
+
+/// Whether `SIGKILL` is among the pending signals that a `/proc/PID/status` shows.
+fn has_sigkill(status: &[u8]) -> bool {
+    const SIGKILL: u64 = 1 << (libc::SIGKILL - 1);
+    status.split(|&byte| byte == b'\n').any(|line| {
+        let pending = line.strip_prefix(b"SigPnd:").or_else(|| line.strip_prefix(b"ShdPnd:"));
+        pending
+            .and_then(|set| str::from_utf8(set.trim_ascii()).ok())
+            .and_then(|set| u64::from_str_radix(set, 16).ok())
+            .is_some_and(|set| set & SIGKILL != 0)
+    })
+}
+
 /// Fills `bytes` with random ones (getrandom(2)).
 ///
 /// # Errors
@@ -40,4 +60,24 @@ pub fn random(bytes: &mut [u8]) -> Result<()> {
         })?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pending_signals() {
+        let status = |own: &str, shared: &str| {
+            format!("Name:\tx\nSigQ:\t1/100\nSigPnd:\t{own}\nShdPnd:\t{shared}\nSigBlk:\t0000000000000100\n")
+        };
+        let (none, kill, term) = ("0000000000000000", "0000000000000100", "0000000000004000");
+        assert!(!has_sigkill(status(none, none).as_bytes()));
+        assert!(!has_sigkill(status(term, term).as_bytes()));
+        assert!(has_sigkill(status(kill, none).as_bytes()));
+        assert!(has_sigkill(status(none, kill).as_bytes()));
+        assert!(!has_sigkill(b""));
+        assert!(!is_killed(std::process::id()));
+        assert!(!is_killed(0));
+    }
 }

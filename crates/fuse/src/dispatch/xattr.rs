@@ -4,7 +4,7 @@ use super::{Call, Failure};
 use crate::wire::flags::SETXATTR_ACL_KILL_SGID;
 use crate::wire::input::Request;
 use crate::wire::output::Reply;
-use acetate_layer::{SetXattr, UpperLayer};
+use acetate_layer::{SetXattr, UpperLayer, acl};
 use acetate_overlay::Overlay;
 
 /// `XATTR_CREATE`
@@ -26,7 +26,7 @@ pub(super) fn answer<L: UpperLayer>(
                 REPLACE => SetXattr::Replace,
                 _ => return Err(Failure::Invalid),
             };
-            let clear_sgid = setxattr_flags & SETXATTR_ACL_KILL_SGID != 0;
+            let clear_sgid = clears_sgid(name, setxattr_flags);
             overlay.setxattr(node, name, value, how, &call.caller(), clear_sgid)?;
         }
         Request::GetXattr { name, size } => put_value(reply, &overlay.getxattr(node, name)?, size)?,
@@ -35,6 +35,12 @@ pub(super) fn answer<L: UpperLayer>(
         _ => return Err(Failure::Internal),
     }
     Ok(())
+}
+
+/// Whether the set-group-id bit goes with setting an attribute. The kernel says so of default ACLs too, which have
+/// nothing to do with the mode.
+fn clears_sgid(name: &[u8], setxattr_flags: u32) -> bool {
+    setxattr_flags & SETXATTR_ACL_KILL_SGID != 0 && name == acl::ACCESS
 }
 
 /// Answers with a value, or with its length if the caller has no room at all (getxattr(2)).
@@ -52,6 +58,13 @@ fn put_value(reply: &mut Reply, value: &[u8], size: u32) -> Result<(), Failure> 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_an_access_acl_takes_the_set_group_id_bit_away() {
+        assert!(clears_sgid(acl::ACCESS, SETXATTR_ACL_KILL_SGID));
+        assert!(!clears_sgid(acl::ACCESS, 0));
+        assert!(!clears_sgid(acl::DEFAULT, SETXATTR_ACL_KILL_SGID));
+    }
 
     #[test]
     fn a_value_has_to_fit() {

@@ -34,6 +34,8 @@ pub(crate) struct Header {
     pub(crate) uid: u32,
     /// fsgid of the caller.
     pub(crate) gid: u32,
+    /// The thread that waits, as this process sees it; 0 if there is none or it cannot be seen.
+    pub(crate) thread: u32,
 }
 
 impl Header {
@@ -44,13 +46,13 @@ impl Header {
         let opcode = rest.u32()?;
         let unique = rest.u64()?;
         let node = rest.u64()?;
-        let (uid, gid, _pid) = (rest.u32()?, rest.u32()?, rest.u32()?);
+        let (uid, gid, thread) = (rest.u32()?, rest.u32()?, rest.u32()?);
         let extensions = usize::from(rest.u16()?) * 8;
         rest.skip(2)?;
         if length as usize != bytes.len() {
             return Err(Malformed::Length);
         }
-        let header = Header { opcode, unique, node, uid, gid };
+        let header = Header { opcode, unique, node, uid, gid, thread };
         let body = rest.0.len().checked_sub(extensions).ok_or(Malformed::TooShort)?;
         Ok((header, &rest.0[..body]))
     }

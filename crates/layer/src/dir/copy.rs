@@ -4,8 +4,8 @@ use super::File;
 use crate::{Errno, Result};
 use rustix::fs::{OFlags, SeekFrom, copy_file_range, ftruncate, ioctl_ficlone, seek};
 
-/// How much is copied by one system call, which cannot be interrupted.
-const CHUNK_BYTES: u64 = 64 << 20;
+/// How much is copied by one system call, which cannot be interrupted: a moment's worth of a slow disk.
+const CHUNK_BYTES: u64 = 16 << 20;
 /// The buffer for filesystems between which the kernel does not copy.
 const BUFFER_BYTES: usize = 1 << 20;
 
@@ -33,18 +33,19 @@ pub(super) fn range(from: (&File, u64), to: (&File, u64), len: u64) -> Result<u6
 /// leaving holes.
 ///
 /// # Errors
-/// Those of reading and writing (`ENOSPC`, `EIO`); `to` then holds some of the data.
-pub(super) fn data(from: &File, to: &File, size: u64) -> Result<()> {
+/// Those of reading and writing (`ENOSPC`, `EIO`), and `EINTR` when `go_on`, which is asked before each piece, says no;
+/// `to` then holds some of the data.
+pub(super) fn data(from: &File, to: &File, size: u64, go_on: &dyn Fn() -> bool) -> Result<()> {
     if size > 0 && ioctl_ficlone(to, from).is_err() {
         // Whyever it cannot be cloned: if it cannot be copied either, that error is the one that matters.
-        extents(from, to, size)?;
+        extents(from, to, size, go_on)?;
     }
     // Ends a hole at the end, and cuts off what was appended to the source meanwhile.
     acetate_sys::retry(|| ftruncate(to, size))
 }
 
 /// Copies all that is not a hole.
-fn extents(from: &File, to: &File, size: u64) -> Result<()> {
+fn extents(from: &File, to: &File, size: u64, go_on: &dyn Fn() -> bool) -> Result<()> {
     let mut by = By::Kernel;
     let mut offset = 0;
     while offset < size {
@@ -65,6 +66,9 @@ fn extents(from: &File, to: &File, size: u64) -> Result<()> {
         let end = end.min(size);
         let mut at = start;
         while at < end {
+            if !go_on() {
+                return Err(Errno::INTR);
+            }
             let count = step(&mut by, from, to, at, end - at)?;
             if count == 0 {
                 // The source has become shorter.

@@ -156,9 +156,9 @@ impl UpperLayer for DirLayer {
         copy::range(from, to, len)
     }
 
-    fn copy_data(&self, from: &File, to: &File, size: u64) -> Result<()> {
+    fn copy_data(&self, from: &File, to: &File, size: u64, go_on: &dyn Fn() -> bool) -> Result<()> {
         self.writable()?;
-        copy::data(from, to, size)
+        copy::data(from, to, size, go_on)
     }
 
     fn set_mode(&self, at: At<'_, Self>, mode: u32) -> Result<()> {

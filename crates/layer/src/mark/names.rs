@@ -16,11 +16,15 @@ const NAME_MAX: usize = 255;
 /// The on-disk name of what a user calls `name`.
 ///
 /// # Errors
-/// `EOPNOTSUPP` if the escaped name is longer than 255 bytes.
+/// `EOPNOTSUPP` if the escaped name is longer than 255 bytes; `EINVAL` for the bare prefix.
 pub fn to_disk(dialect: Dialect, name: &[u8]) -> Result<Cow<'_, [u8]>> {
     let Some(rest) = name.strip_prefix(dialect.prefix()) else {
         return Ok(Cow::Borrowed(name));
     };
+    if rest.is_empty() {
+        // As any namespace without a name in it (xattr_resolve_name in the kernel's fs/xattr.c).
+        return Err(Errno::INVAL);
+    }
     let escaped = [dialect.prefix(), ESCAPE, rest].concat();
     if escaped.len() > NAME_MAX { Err(Errno::OPNOTSUPP) } else { Ok(Cow::Owned(escaped)) }
 }
@@ -48,11 +52,10 @@ mod tests {
 
     #[test]
     fn only_the_own_prefix_is_escaped() {
-        let cases: [(Dialect, &[u8], &[u8]); 7] = [
+        let cases: [(Dialect, &[u8], &[u8]); 6] = [
             (T, b"user.a", b"user.a"),
             (T, b"trusted.overlay.opaque", b"trusted.overlay.overlay.opaque"),
             (T, b"trusted.overlay.overlay.x", b"trusted.overlay.overlay.overlay.x"),
-            (T, b"trusted.overlay.", b"trusted.overlay.overlay."),
             (T, b"trusted.overlayx", b"trusted.overlayx"),
             (T, b"user.overlay.opaque", b"user.overlay.opaque"),
             (U, b"user.overlay.opaque", b"user.overlay.overlay.opaque"),
@@ -77,6 +80,13 @@ mod tests {
             assert!(is_private(dialect, name));
         }
         assert!(!is_private(U, b"trusted.overlay.opaque"));
+    }
+
+    #[test]
+    fn a_prefix_is_no_name() {
+        assert_eq!(to_disk(T, b"trusted.overlay."), Err(Errno::INVAL));
+        assert_eq!(to_disk(U, b"user.overlay."), Err(Errno::INVAL));
+        assert_eq!(to_disk(U, b"trusted.overlay.").as_deref(), Ok(&b"trusted.overlay."[..]));
     }
 
     #[test]

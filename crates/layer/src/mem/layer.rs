@@ -371,7 +371,7 @@ impl UpperLayer for MemLayer {
         self.write_at(to.0, &buf[..got], to.1).map(|written| written as u64)
     }
 
-    fn copy_data(&self, from: &MemFile, to: &MemFile, size: u64) -> Result<()> {
+    fn copy_data(&self, from: &MemFile, to: &MemFile, size: u64, go_on: &dyn Fn() -> bool) -> Result<()> {
         readable(from)?;
         writable(to)?;
         let mut at = 0;
@@ -384,6 +384,9 @@ impl UpperLayer for MemLayer {
             };
             let end = self.seek(from, at, Seek::Hole)?.min(size);
             while at < end {
+                if !go_on() {
+                    return Err(Errno::INTR);
+                }
                 let part = (end - at).min(COPY_CHUNK as u64) as usize;
                 let got = self.read_at(from, &mut buf[..part], at)?;
                 if got == 0 {

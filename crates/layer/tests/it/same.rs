@@ -155,7 +155,7 @@ impl<L: UpperLayer> Session<L> {
                 // What cannot be read fails, but how soon depends on its holes.
                 layer.read_at(self.file(*from)?, &mut [0], 0)?;
                 let to = layer.create_unnamed(layer.work(), 0o600, Owner::Mounter)?;
-                let result = layer.copy_data(self.file(*from)?, &to, *size);
+                let result = layer.copy_data(self.file(*from)?, &to, *size, &|| true);
                 self.files.push(to);
                 done(result)
             }

@@ -13,7 +13,8 @@ impl<L: UpperLayer> Overlay<L> {
     /// Gives a node the further name `name` in the directory `parent`. Both are copied up first.
     ///
     /// # Errors
-    /// [`OpError::NotPermitted`] for directories; [`OpError::Exists`]; those of a copy-up; [`OpError::Layer`].
+    /// [`OpError::NotPermitted`] for directories; [`OpError::Exists`]; [`OpError::NotFound`] for a removed
+    /// lower file; those of a copy-up; [`OpError::Layer`].
     pub fn link(&self, node: NodeId, parent: NodeId, name: &[u8]) -> Result<Entry> {
         const STEP: &str = "make a hard link";
         // Check.
@@ -28,6 +29,10 @@ impl<L: UpperLayer> Overlay<L> {
         protect::check(&node, Change::Name)?;
         if self.child(&dir, name)?.is_some() {
             return Err(OpError::Exists);
+        }
+        // A removed lower file cannot be copied up, even if another name of it is left below.
+        if !node.in_upper() && node.state.read().places.is_empty() {
+            return Err(OpError::NotFound);
         }
         // Plan.
         self.copy_up(&node, Data::Below)?;

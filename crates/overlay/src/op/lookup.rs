@@ -69,7 +69,7 @@ impl<L: UpperLayer> Overlay<L> {
             let layer = hint.filter(|(_, as_of)| *as_of == changes).map(|(layer, _)| layer);
             let found = {
                 let state = dir.state.read();
-                self.resolve(&state, name, layer)?
+                self.resolve(dir, &state, name, layer)?
             };
             let Some(found) = found else {
                 return Ok(None);

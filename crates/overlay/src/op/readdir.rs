@@ -172,6 +172,7 @@ impl<L: UpperLayer> Overlay<L> {
             if upper.remove_xattr(real.at(), name).is_ok() {
                 dir.as_dir()?.impure.store(false, Ordering::Release);
                 drop(state);
+                (self.changed)(dir.id);
                 dir.forget_listing();
             }
         }

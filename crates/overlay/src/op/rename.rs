@@ -99,10 +99,12 @@ impl<L: UpperLayer> Overlay<L> {
         // Act.
         if exchange {
             let target = target.as_ref().ok_or(OpError::NotFound)?;
-            return self.act_exchange(old, new, &source, target);
+            let exchanged = self.act_exchange(old, new, &source, target);
+            return exchanged.inspect_err(|_| self.tell_of_failure(old, new));
         }
         let (mut source_state, victim_state) = lock_states(&source, overwritten);
-        self.act_move(old, new, &mut source_state, source.kind, covered)?;
+        self.act_move(old, new, &mut source_state, source.kind, covered)
+            .inspect_err(|_| self.tell_of_failure(old, new))?;
         // Record.
         if let Some(mut state) = victim_state {
             state.lose_place(new.dir, new.name, held);
@@ -119,6 +121,13 @@ impl<L: UpperLayer> Overlay<L> {
         old.dir.forget_listing();
         new.dir.forget_listing();
         Ok(())
+    }
+
+    /// A filesystem that fails to rename may have given the directories new times nevertheless: ext4 does when it
+    /// takes the whiteout back that it had put at the source name.
+    fn tell_of_failure(&self, old: &Side<'_, L>, new: &Side<'_, L>) {
+        (self.changed)(old.dir.id);
+        (self.changed)(new.dir.id);
     }
 
     fn check_rename(

@@ -4,6 +4,7 @@
 //! which xattrs an object can have) is decided here; everything else is the engine's.
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
 
 use acetate_layer::fault::{Fault, Faults, Plan};
 use acetate_layer::mem::{Abilities, MemFs, MemLayer, Put};
@@ -31,6 +32,8 @@ pub struct Engine {
     pub faults: Faults,
     config: Config,
     overlay: Overlay<Memory>,
+    /// The nodes whose attributes have changed on the side.
+    told: Arc<Mutex<Vec<NodeId>>>,
 }
 
 impl Engine {
@@ -54,8 +57,42 @@ impl Engine {
         }
         let mut parts = layers.iter().map(|layer| Fault::new(layer.clone(), &faults));
         let parts = Layers { upper: parts.next(), lowers: parts.collect(), data: Vec::new() };
-        let overlay = Overlay::new(parts, config.clone(), Box::new(|_| {})).unwrap();
-        Self { layers, faults, config, overlay }
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let tell = told.clone();
+        let changed = move |node| tell.lock().unwrap().push(node);
+        let overlay = Overlay::new(parts, config.clone(), Box::new(changed)).unwrap();
+        Self { layers, faults, config, overlay, told }
+    }
+
+    /// Looks an object up.
+    pub fn seen(&self, path: &Path) {
+        self.find(path).unwrap();
+    }
+
+    /// The node of an object, held as by an open descriptor.
+    pub fn held(&self, path: &Path) -> NodeId {
+        let node = self.find(path).unwrap().0;
+        self.overlay.open(node, OpenFlags::READ).unwrap();
+        node
+    }
+
+    /// Gives the object of a descriptor the name `path`.
+    pub fn link_held(&self, node: NodeId, path: &Path) -> Result<(), Errno> {
+        let (dir, name) = self.place(path)?;
+        self.overlay.link(node, dir, name).map(drop).map_err(errno)
+    }
+
+    /// Whether the upper part of a directory is marked impure.
+    pub fn is_impure(&self, path: &Path) -> bool {
+        let upper = &self.layers[0];
+        let dir = path.iter().fold(upper.root().clone(), |dir, name| upper.open_dir(&dir, name).unwrap());
+        upper.get_xattr(At::Dir(&dir), b"trusted.overlay.impure").unwrap().is_some()
+    }
+
+    /// Whether each of `paths` was said, since the last time, to have attributes that nobody asked to change.
+    pub fn told<const N: usize>(&self, paths: [&Path; N]) -> [bool; N] {
+        let told = std::mem::take(&mut *self.told.lock().unwrap());
+        paths.map(|path| told.contains(&self.find(path).unwrap().0))
     }
 
     /// The mount of what would be found after a crash at this moment.

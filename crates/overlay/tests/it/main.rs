@@ -11,6 +11,7 @@ mod faults;
 mod kernel;
 mod model;
 mod op;
+mod side;
 mod stack;
 mod view;
 

@@ -198,7 +198,8 @@ impl<'a> Case<'a> {
                     }
                     // What is accepted is accepted of the first driver.
                     let (a, b) = if self.swapped { (b, a) } else { (a, b) };
-                    none_of(compare::step(&place, op, &a, &b).into_iter().collect())?;
+                    let options = &self.script.options;
+                    none_of(compare::step(&place, options, op, &a, &b).into_iter().collect())?;
                 }
                 Step::Check => {
                     self.check(&format!("tree at step {}", index + 1))?;

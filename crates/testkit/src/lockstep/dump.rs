@@ -10,7 +10,7 @@ use std::mem::MaybeUninit;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use rustix::fs::{FileType, Mode, OFlags, RawDir, Stat};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RawDir, Stat, StatxFlags, statx};
 use rustix::io::Errno;
 
 use super::acl;
@@ -131,6 +131,7 @@ impl Walk<'_> {
         };
         let kind = FileType::from_raw_mode(stat.st_mode);
         fields.extend(self.stat_values(&stat, kind));
+        fields.extend(outdated(&full, &stat).map(|word| ("outdated".to_owned(), word)));
         if let Some(listed) = listed.filter(|_| self.view == View::Mount) {
             let word = if listed.ino == stat.st_ino { "is-ino" } else { "differs" };
             fields.push(("d_ino".to_owned(), word.to_owned()));
@@ -223,6 +224,37 @@ fn is_machine_dependent(name: &[u8]) -> bool {
 
 fn result_text(result: Result<String, Errno>) -> String {
     result.unwrap_or_else(errno::name)
+}
+
+/// Returns which attributes were shown although they are not so (any more): those that a filesystem's server has at
+/// this moment are others. Allocated blocks come with writeback, access times with reading.
+fn outdated(path: &Path, shown: &Stat) -> Option<String> {
+    let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::STATX_FORCE_SYNC;
+    let now = match statx(CWD, path, flags, StatxFlags::BASIC_STATS) {
+        Ok(now) => now,
+        Err(error) => return Some(errno::name(error)),
+    };
+    let compared: [(&str, i128, i128); 8] = [
+        ("mode", shown.st_mode.into(), now.stx_mode.into()),
+        ("nlink", shown.st_nlink.into(), now.stx_nlink.into()),
+        ("uid", shown.st_uid.into(), now.stx_uid.into()),
+        ("gid", shown.st_gid.into(), now.stx_gid.into()),
+        ("size", shown.st_size.into(), now.stx_size.into()),
+        ("ino", shown.st_ino.into(), now.stx_ino.into()),
+        ("mtime", nanoseconds(shown.st_mtime, shown.st_mtime_nsec), stamp(now.stx_mtime)),
+        ("ctime", nanoseconds(shown.st_ctime, shown.st_ctime_nsec), stamp(now.stx_ctime)),
+    ];
+    let differ: Vec<&str> =
+        compared.iter().filter(|(_, shown, now)| shown != now).map(|(name, ..)| *name).collect();
+    if differ.is_empty() { None } else { Some(differ.join("+")) }
+}
+
+fn nanoseconds(seconds: impl Into<i128>, part: impl Into<i128>) -> i128 {
+    seconds.into() * 1_000_000_000 + part.into()
+}
+
+fn stamp(time: rustix::fs::StatxTimestamp) -> i128 {
+    nanoseconds(time.tv_sec, time.tv_nsec)
 }
 
 /// Opens without leaving an access time behind.

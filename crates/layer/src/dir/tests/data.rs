@@ -84,11 +84,29 @@ fn read_write_and_size() {
 }
 
 #[test]
+fn a_copy_can_be_given_up() {
+    each_filesystem(|layer| {
+        let (source, target) = (create(layer, b"source"), create(layer, b"target"));
+        layer.write_at(&source, b"data", 0).unwrap();
+        // What is cloned takes no time.
+        let cloned = layer.copy_data(&source, &target, 4, &|| false);
+        let asked = std::cell::Cell::new(0);
+        let target = create(layer, b"again");
+        let copied = layer.copy_data(&source, &target, 4, &|| {
+            asked.set(asked.get() + 1);
+            true
+        });
+        assert_eq!(copied, Ok(()));
+        assert_eq!(cloned, if asked.get() == 0 { Ok(()) } else { Err(Errno::INTR) });
+    });
+}
+
+#[test]
 fn copies_are_equal_and_keep_holes() {
     each_filesystem(|layer| {
         let source = sparse(layer, b"source");
         let target = create(layer, b"target");
-        layer.copy_data(&source, &target, 12 << 20).unwrap();
+        layer.copy_data(&source, &target, 12 << 20, &|| true).unwrap();
         assert!(content(layer, &target) == content(layer, &source));
         let map = extents(layer, &source);
         assert_eq!(map.len(), 3);
@@ -96,7 +114,7 @@ fn copies_are_equal_and_keep_holes() {
         // A part of it, in the middle of the data; more than there is; nothing.
         for size in [0, 1, 1 << 20, (1 << 20) + 5000, (9 << 20) + 1, 20 << 20] {
             let target = layer.create_unnamed(layer.work(), 0o600, Owner::Mounter).unwrap();
-            layer.copy_data(&source, &target, size).unwrap();
+            layer.copy_data(&source, &target, size, &|| true).unwrap();
             let mut expected = content(layer, &source);
             expected.resize(size as usize, 0);
             assert!(content(layer, &target) == expected, "{size}");
@@ -106,7 +124,7 @@ fn copies_are_equal_and_keep_holes() {
         let data = pattern((5 << 20) + 3, 1);
         assert_eq!(layer.write_at(&dense, &data, 0), Ok(data.len()));
         let target = create(layer, b"target2");
-        layer.copy_data(&dense, &target, data.len() as u64).unwrap();
+        layer.copy_data(&dense, &target, data.len() as u64, &|| true).unwrap();
         assert!(content(layer, &target) == data);
     });
 }
@@ -122,7 +140,7 @@ fn copies_between_filesystems() {
     for (from, to) in [(&here, &there), (&there, &here)] {
         let source = sparse(from, b"source");
         let target = create(to, b"target");
-        to.copy_data(&source, &target, 12 << 20).unwrap();
+        to.copy_data(&source, &target, 12 << 20, &|| true).unwrap();
         assert!(content(to, &target) == content(from, &source));
         // Block sizes may differ, but holes stay.
         assert!(to.stat(At::Open(&target)).unwrap().blocks * 512 < 1 << 20);
@@ -133,7 +151,7 @@ fn copies_between_filesystems() {
     let version = proc.open_file(At::Name(proc.root(), b"version"), Access::Read).unwrap();
     let expected = std::fs::read("/proc/version").unwrap();
     let target = create(&here, b"version");
-    here.copy_data(&version, &target, expected.len() as u64).unwrap();
+    here.copy_data(&version, &target, expected.len() as u64, &|| true).unwrap();
     assert_eq!(content(&here, &target), expected);
 }
 
@@ -149,7 +167,7 @@ fn a_full_filesystem_is_told() {
     let data = pattern(2 << 20, 0);
     here.write_at(&source, &data, 0).unwrap();
     let target = create(&there, b"target");
-    assert_eq!(there.copy_data(&source, &target, data.len() as u64), Err(Errno::NOSPC));
+    assert_eq!(there.copy_data(&source, &target, data.len() as u64, &|| true), Err(Errno::NOSPC));
 }
 
 #[test]
@@ -168,7 +186,7 @@ fn copies_are_clones_where_that_is_possible() {
         assert_eq!(lower.filesystem(), layer.filesystem());
         let from = lower.open_file(At::Name(lower.root(), b"source"), Access::Read).unwrap();
         let target = create(&layer, b"target");
-        layer.copy_data(&from, &target, (1 << 20) - 5).unwrap();
+        layer.copy_data(&from, &target, (1 << 20) - 5, &|| true).unwrap();
         assert!(content(&layer, &target) == data[..data.len() - 5]);
         layer.sync(At::Open(&target), false).unwrap();
         let map = Command::new("filefrag").arg("-v").arg(path.join("upper/target")).output().unwrap();

@@ -62,7 +62,7 @@ fn lower_layers_refuse_every_change() {
             layer.set_len(at, 0),
             layer.allocate(&file, 0, 0, 10),
             layer.copy_range((&file, 0), (&file, 0), 1).map(drop),
-            layer.copy_data(&file, &file, 1),
+            layer.copy_data(&file, &file, 1, &|| true),
             layer.set_mode(at, 0),
             layer.set_owner(at, Some(1), None),
             layer.set_times(at, now, now),

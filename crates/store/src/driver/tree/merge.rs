@@ -264,7 +264,7 @@ impl<'a> Merge<'a> {
         if stat.size > 0 {
             let data = self.source.open_file(from, Access::Read).reading("open")?;
             match self.how {
-                How::Clone => self.target.copy_data(&data, &file, stat.size),
+                How::Clone => self.target.copy_data(&data, &file, stat.size, &|| true),
                 How::Copy => self.copier.copy((self.source, &data), (self.target, &file), stat.size),
             }
             .making("write the data of")?;

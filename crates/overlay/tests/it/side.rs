@@ -1,0 +1,89 @@
+//! What happens on the side: attributes that change though nobody asked, of which whoever remembers them has to be told.
+
+use acetate_layer::Errno;
+use acetate_layer::fault::{Calls, Plan};
+use acetate_layer::mem::Abilities;
+use acetate_overlay::Config;
+
+use crate::engine::Engine;
+use crate::op::{Flags, Op, p};
+use crate::stack::{Dir, Node, Stack};
+use crate::view::Subject;
+
+/// Two directories with a file each, in upper and in a lower layer.
+fn layers() -> Stack {
+    let file = || Node::File { mode: 0o644, content: b"content".to_vec(), xattr: None };
+    let dir = |children: &[(&str, Node)]| Dir {
+        mode: 0o755,
+        opaque: false,
+        xattr: None,
+        children: children.iter().map(|(name, node)| (name.as_bytes().to_vec(), node.clone())).collect(),
+    };
+    let tree = |name| dir(&[("a", Node::Dir(dir(&[(name, file())]))), ("b", Node::Dir(dir(&[])))]);
+    vec![tree("upper"), tree("lower")]
+}
+
+fn engine() -> Engine {
+    Engine::over(&layers(), Abilities::default(), Config::default())
+}
+
+/// The change time of a directory moves when an entry in it is copied up; its other times are given back.
+#[test]
+fn a_copy_up_is_told_of_the_directory_too() {
+    let (file, dir, root) = (p(b"/a/lower"), p(b"/a"), p(b"/"));
+    let mut engine = engine();
+    engine.seen(&file);
+    engine.told([&root]);
+    engine.apply(&Op::Chmod(file.clone(), 0o600)).unwrap();
+    assert_eq!(engine.told([&file, &dir, &root]), [true, true, false]);
+    engine.apply(&Op::Chmod(file.clone(), 0o644)).unwrap();
+    assert_eq!(engine.told([&file, &dir, &root]), [false; 3]);
+}
+
+/// The first lookup of a merged directory marks it and its parent.
+#[test]
+fn a_lookup_that_marks_is_told_of_the_directory() {
+    let (dir, root) = (p(b"/a"), p(b"/"));
+    let engine = engine();
+    assert_eq!(engine.told([&root]), [false]);
+    engine.seen(&dir);
+    assert_eq!(engine.told([&root]), [true]);
+    engine.seen(&dir);
+    assert_eq!(engine.told([&root]), [false]);
+}
+
+/// A filesystem may have changed the times of a directory by the time that it fails to rename (ext4 does).
+#[test]
+fn a_failed_rename_is_told_of_both_directories() {
+    let (from, to) = (p(b"/a"), p(b"/b"));
+    for op in [
+        Op::Rename(p(b"/a/upper"), p(b"/b/moved"), Flags::None),
+        Op::Rename(p(b"/a/upper"), p(b"/b/upper"), Flags::Exchange),
+    ] {
+        let mut engine = engine();
+        engine.apply(&Op::Create(p(b"/b/upper"), 0o644)).unwrap();
+        // Marks both.
+        engine.told([&from, &to]);
+        let mut dry = engine.after_a_crash();
+        dry.seen(&from);
+        dry.faults.plan(Plan::None);
+        dry.apply(&op).unwrap();
+        let at = dry.faults.calls(Calls::Mutating).iter().position(|call| *call == "rename").unwrap();
+        engine.faults.plan(Plan::Fail { calls: Calls::Mutating, at, errno: Errno::NOTEMPTY });
+        assert_eq!(engine.apply(&op), Err(Errno::NOTEMPTY));
+        assert_eq!(engine.told([&from, &to]), [true, true]);
+    }
+}
+
+/// As in the kernel, where its last link is counted by then.
+#[test]
+fn a_removed_lower_file_gets_no_new_name() {
+    let link = |path: &str| (path.as_bytes().to_vec(), Node::Link(0));
+    let mut layers = layers();
+    layers[1].children.extend([link("second")]);
+    let mut engine = Engine::over(&layers, Abilities::default(), Config::default());
+    let file = engine.held(&p(b"/a/lower"));
+    engine.apply(&Op::Unlink(p(b"/a/lower"))).unwrap();
+    assert_eq!(engine.link_held(file, &p(b"/a/lower")), Err(Errno::NOENT));
+    assert!(!engine.is_impure(&p(b"/a")));
+}
