@@ -182,6 +182,35 @@ fn refusals_name_the_path_the_cause_and_a_way_out() -> Result<()> {
     Ok(())
 }
 
+/// In a mount namespace of its own, so that nobody else misses the device.
+#[test]
+fn without_the_device_the_message_says_what_to_do() -> Result<()> {
+    if !have("device", &[Need::Root, Need::Fuse, Need::Tool("unshare")])? {
+        return Ok(());
+    }
+    let stage = Stage::new("device")?;
+    let script = format!(
+        "set -e; mkdir dev; cp -a /dev/null dev; mount --bind dev /dev
+        \"$0\" mount -o {USUAL} merged && exit 1
+        : >/dev/fuse; \"$0\" mount -o {USUAL} merged && exit 1
+        cd /; \"$0\" tour --yes && exit 1; exit 0"
+    );
+    let output = Command::new("unshare")
+        .args(["--mount", "sh", "-c", &script])
+        .arg(acetate_bin()?)
+        .current_dir(stage.scratch.path())
+        .output()?;
+    succeeded(&output)?;
+    let said = stderr(&output);
+    let lines: Vec<&str> = said.lines().filter(|line| !line.starts_with("hint:")).collect();
+    let none = "acetate: FUSE device: /dev/fuse: no such file or directory";
+    let other = "acetate: FUSE device: /dev/fuse: is no character device";
+    let tour = "acetate: note: the tour needs a mount; nothing was changed";
+    ensure!(lines == [none, other, other, tour], "{said}");
+    ensure!(said.lines().filter(|line| line.starts_with("hint:")).count() == 3, "{said}");
+    Ok(())
+}
+
 #[test]
 fn an_upper_is_used_by_one_mount_at_a_time() -> Result<()> {
     if !can_mount("exclusive")? {
@@ -266,6 +295,28 @@ fn signals_end_the_mount_and_lose_nothing() -> Result<()> {
         stage.mount(USUAL)?;
         ensure!(fs::read(stage.path("merged/new"))? == b"data", "{signal:?}");
         stage.umount()?;
+    }
+    Ok(())
+}
+
+/// Wherever the signal meets it: there is no mount afterwards, and none that nobody serves.
+#[test]
+fn a_signal_while_mounting_leaves_no_mount() -> Result<()> {
+    use rustix::process::{Pid, Signal, kill_process};
+    if !can_mount("early signals")? {
+        return Ok(());
+    }
+    let stage = Stage::new("early")?;
+    for round in 0..60 {
+        let mut daemon = Command::new(acetate_bin()?)
+            .args(["mount", "-f", "-o", USUAL, "merged"])
+            .current_dir(stage.scratch.path())
+            .stderr(Stdio::null())
+            .spawn()?;
+        std::thread::sleep(Duration::from_micros(round * 250));
+        kill_process(Pid::from_child(&daemon), Signal::INT)?;
+        daemon.wait()?;
+        ensure!(!stage.mounted()?, "round {round}");
     }
     Ok(())
 }
@@ -489,6 +540,46 @@ fn an_ordinary_user_mounts_through_fusermount3() -> Result<()> {
     let printed = String::from_utf8_lossy(&open.stdout).into_owned();
     ensure!(printed == "merged:\na\nd\nnew\n\nmerged/d:\nlower achanged\n", "{printed}");
     Ok(())
+}
+
+/// The lower layer is a mount whose daemon is stopped, so that the copy-up cannot go on before the program is killed.
+#[test]
+fn a_killed_program_does_not_wait_for_its_copy() -> Result<()> {
+    use rustix::process::{Signal, kill_process};
+    if !can_mount("killed")? {
+        return Ok(());
+    }
+    let stage = Stage::new("killed")?;
+    for dir in ["slow", "upper2", "work2"] {
+        fs::create_dir(stage.path(dir))?;
+    }
+    succeeded(&stage.acetate(&["mount", "-o", USUAL, "merged"])?)?;
+    let below = daemon(&stage)?;
+    let options = "lowerdir=merged,upperdir=upper2,workdir=work2";
+    succeeded(&stage.acetate(&["mount", "-o", options, "slow"])?)?;
+    // The kernel knows the way by now.
+    ensure!(fs::read(stage.path("slow/a"))? == b"lower a");
+    kill_process(below, Signal::STOP)?;
+    let mut program =
+        Command::new("sh").args(["-c", "echo more >>slow/a"]).current_dir(stage.scratch.path()).spawn()?;
+    let status = format!("/proc/{}/status", program.id());
+    let waits = eventually("the program waits for its copy", || {
+        let status = fs::read_to_string(&status)?;
+        Ok(status.contains("Name:\tsh\n") && status.contains("State:\tS"))
+    });
+    let killed = program.kill();
+    kill_process(below, Signal::CONT)?;
+    waits?;
+    killed?;
+    eventually("the program ends", || Ok(program.try_wait()?.is_some()))?;
+    ensure!(fs::read_dir(stage.path("upper2"))?.next().is_none(), "the copy was made");
+    ensure!(fs::read(stage.path("slow/a"))? == b"lower a");
+    succeeded(&stage.acetate(&["umount", "slow"])?)?;
+    ensure!(
+        fs::read_dir(stage.path("work2/work"))?.next().is_none(),
+        "something is left in the work directory"
+    );
+    stage.umount()
 }
 
 #[test]

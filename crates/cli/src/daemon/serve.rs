@@ -53,6 +53,7 @@ fn serve(request: &Request, ready: impl FnOnce()) -> Result<(), Failure> {
     identify(&opened, read_only)?;
     let spec = MountSpec { source: source(request), flags, allow_other: options.allow_other };
     let Opened { upper, lowers, data, .. } = opened;
+    signals::hold()?;
     let connection = Connection::mount(&target.path, &spec).map_err(|error| refused(&error, request))?;
     // From here on a failure has to take the mount back.
     let mounted = Mounted { point: target.path.clone(), keep: false };
@@ -60,7 +61,8 @@ fn serve(request: &Request, ready: impl FnOnce()) -> Result<(), Failure> {
         .map_err(|error| {
             Failure::errno(format_args!("put the layers together: {error}"), error.errno())
                 .hint("check that all layers can be read")
-        })?;
+        })?
+        .giving_up_when(connection.given_up());
     signals::listen(target.path.clone())?;
     record.pid = std::process::id();
     let kept = keep_record(&target.path, &record);

@@ -11,6 +11,17 @@ use std::path::PathBuf;
 /// The signals that end a mount.
 const ENDING: [i32; 3] = [SIGTERM, SIGINT, SIGHUP];
 
+/// Keeps the signals back until [`listen`]: one that ended the process between mounting and that would leave a mount
+/// that nobody serves.
+///
+/// # Errors
+/// If signals cannot be blocked.
+pub(super) fn hold() -> Result<(), Failure> {
+    acetate_sys::signal::Signals::of(&ENDING)
+        .and_then(|set| set.block())
+        .map_err(|errno| Failure::errno("hold signals back", errno))
+}
+
 /// Starts to listen: the first signal unmounts. If the mount is in use it leaves the tree and is served until its last
 /// user has gone; another signal ends it at once.
 ///
@@ -19,7 +30,7 @@ const ENDING: [i32; 3] = [SIGTERM, SIGINT, SIGHUP];
 pub(super) fn listen(point: PathBuf) -> Result<(), Failure> {
     let failed = |error: std::io::Error| Failure::io("listen for signals", &error);
     let mut signals = Signals::new(ENDING).map_err(failed)?;
-    // Whoever started this may have kept them from coming.
+    // Held back until now, if not by us then by whoever started this.
     acetate_sys::signal::Signals::of(&ENDING)
         .and_then(|set| set.unblock())
         .map_err(|errno| Failure::errno("listen for signals", errno))?;
