@@ -160,7 +160,11 @@ fn refusals_name_the_path_the_cause_and_a_way_out() -> Result<()> {
         ("lowerdir=lower,upperdir=upper", "work directory: none given", "workdir"),
         ("lowerdir=lower", "", ""),
         ("upperdir=upper,workdir=work", "lower layer", "lowerdir"),
-        ("lowerdir=lower,upperdir=upper,workdir=work,index=on", "index", ""),
+        (
+            "lowerdir=lower,upperdir=upper,workdir=work,verity=on",
+            "option verity=on: not supported yet",
+            "digests",
+        ),
         ("lowerdir=lower,upperdir=upper,workdir=work,metacopy=maybe", "metacopy", ""),
     ];
     for (options, message, hint) in cases {
