@@ -37,16 +37,18 @@ impl Bars {
 
 impl Progress for Bars {
     fn begin(&self, layer: usize, label: &str, bytes: Option<u64>) {
-        let bar = self.all.add(bytes.map_or_else(ProgressBar::new_spinner, ProgressBar::new));
+        let Ok(mut bars) = self.bars.lock() else { return };
+        // How much there is to do may turn out only after the work has begun.
+        let bar = bars.entry(layer).or_insert_with(|| self.all.add(ProgressBar::new_spinner()));
+        if let Some(bytes) = bytes {
+            bar.set_length(bytes);
+        }
         // The templates are constants; with a wrong one the default is shown.
         if let Ok(style) = ProgressStyle::with_template(if bytes.is_some() { KNOWN } else { UNKNOWN }) {
             bar.set_style(style);
         }
         bar.set_prefix(label.to_owned());
         bar.enable_steady_tick(Duration::from_millis(200));
-        if let Ok(mut bars) = self.bars.lock() {
-            bars.insert(layer, bar);
-        }
     }
 
     fn advance(&self, layer: usize, bytes: u64) {

@@ -126,7 +126,10 @@ impl Store {
             let (_, diff_id, bytes) = archive.finish();
             Ok::<_, acetate_image::Error>((totals, split, diff_id, bytes))
         });
-        let (totals, mut split, diff_id, archive_bytes) = unpacked?;
+        let (totals, mut split, diff_id, archive_bytes) = match unpacked {
+            Ok(unpacked) => unpacked,
+            Err(error) => return Err(blame(error, stored, expected.stored)),
+        };
         split.flush().step("write", &split_path)?;
         let (_, digest, bytes) = stored.finish();
         check("the stored layer", digest, expected.stored)?;
@@ -148,6 +151,25 @@ impl Store {
         let (tree, replaced) = (open("diff")?, open("replaced")?);
         Ok(rejoin(io::BufReader::new(split), &tree, &replaced, &layer.totals.replaced, output)?)
     }
+}
+
+/// Why a layer cannot be unpacked: if it is not the one that was asked for, its damage is but a consequence of that.
+fn blame(error: acetate_image::Error, mut stored: Hashing<impl Read>, expected: Option<Digest>) -> Error {
+    let damaged = match &error {
+        acetate_image::Error::Malformed(_) | acetate_image::Error::Escapes { .. } => true,
+        acetate_image::Error::Io(error) => {
+            use io::ErrorKind::{InvalidData, InvalidInput, Other, UnexpectedEof};
+            matches!(error.kind(), InvalidData | InvalidInput | Other | UnexpectedEof)
+        }
+        _ => false,
+    };
+    if damaged && expected.is_some() && io::copy(&mut stored, &mut io::sink()).is_ok() {
+        let (_, digest, _) = stored.finish();
+        if let Err(mismatch) = check("the stored layer", digest, expected) {
+            return mismatch;
+        }
+    }
+    error.into()
 }
 
 /// Compares a digest with what it should be.

@@ -6,7 +6,7 @@ use crate::images::Image;
 use crate::import::{Imported, Progress, in_parallel};
 use crate::root::Store;
 use acetate_image::export::{MANIFEST_TYPE, Ready, manifest};
-use acetate_image::registry::{Blob, Registry};
+use acetate_image::registry::{Blob, Reference, Registry};
 use acetate_image::source::{Description, Document, Part, Platform, choose, parts};
 use acetate_image::{Compression, Digest};
 use rustix::fs::{FlockOperation, flock};
@@ -21,18 +21,19 @@ const DEPTH_MAX: usize = 4;
 
 impl Store {
     /// Gets an image from a registry: layers that are missing, several at a time. What came of a layer before it was
-    /// interrupted is kept, and not asked for again.
+    /// interrupted is kept, and not asked for again. An image that is asked for by its digest gets no name.
     ///
     /// # Errors
     /// [`Error::Registry`], [`Error::Image`], [`Error::Path`]
     pub fn pull(
         &self,
         registry: &Registry,
-        name: &str,
         platform: &Platform,
         progress: &dyn Progress,
     ) -> Result<Imported> {
         let _lock = self.shared()?;
+        let reference = registry.reference();
+        let source = reference.whole();
         let mut bytes = registry.manifest(None)?;
         let mut depth = DEPTH_MAX;
         let manifest = loop {
@@ -44,7 +45,7 @@ impl Store {
                 }
                 Document::Index(_) => {
                     let reason = "indexes without end".to_owned();
-                    return Err(acetate_image::Error::Document { what: name.to_owned(), reason }.into());
+                    return Err(acetate_image::Error::Document { what: source, reason }.into());
                 }
             }
         };
@@ -52,7 +53,9 @@ impl Store {
         let layers = parts(&manifest, str::to_owned)?;
         let image = Description { names: Vec::new(), config, layers };
         let fetch = |part: &Part| -> Result<Box<dyn Read + Send>> { self.download(registry, part) };
-        self.add(&image, name, &[name.to_owned()], &fetch, progress)
+        let tag = reference.tag().or_else(|| reference.digest().is_none().then_some("latest"));
+        let name = tag.map(|tag| format!("{}/{}:{tag}", reference.registry(), reference.repository()));
+        self.add(&image, &source, name.as_slice(), &fetch, progress)
     }
 
     /// Reads a layer's bytes: what an interrupted download has left, then the rest from the registry. All of it is
@@ -92,10 +95,11 @@ impl Store {
         let _lock = self.shared()?;
         registry.begin_push()?;
         let staging = self.staging()?;
+        let neighbours = self.neighbours(registry.reference())?;
         let layers: Vec<(usize, Digest)> = image.layers.iter().copied().enumerate().collect();
         let sent = in_parallel(&layers, |(at, id)| {
             progress.begin(*at, &id.short(), None);
-            if let Some(ready) = self.already_there(id, registry)? {
+            if let Some(ready) = self.already_there(id, registry, &neighbours)? {
                 progress.done(*at, Some("already there"));
                 return Ok(ready);
             }
@@ -105,8 +109,8 @@ impl Store {
                 progress.done(*at, Some("already there"));
             } else {
                 let file = File::open(&ready.path).step("open", &ready.path)?;
-                registry.push_blob(&digest, ready.size, file)?;
-                progress.advance(*at, ready.size);
+                progress.begin(*at, &id.short(), Some(ready.size));
+                registry.push_blob(&digest, ready.size, file, &|bytes| progress.advance(*at, bytes))?;
                 progress.done(*at, None);
             }
             // Only the manifest needs it from here on.
@@ -115,7 +119,8 @@ impl Store {
         })?;
         let config = Digest::of(&image.config).to_string();
         if !registry.has_blob(&config)? {
-            registry.push_blob(&config, image.config.len() as u64, io::Cursor::new(image.config.clone()))?;
+            let data = io::Cursor::new(image.config.clone());
+            registry.push_blob(&config, image.config.len() as u64, data, &|_| {})?;
         }
         let bytes = manifest(&image.config, &sent)?;
         let digest = Digest::of(&bytes);
@@ -123,14 +128,37 @@ impl Store {
         Ok(digest)
     }
 
+    /// The other repositories of the same registry that images here are named after, and their layers.
+    fn neighbours(&self, target: &Reference) -> Result<Vec<(Reference, Vec<Digest>)>> {
+        let mut found: Vec<(Reference, Vec<Digest>)> = Vec::new();
+        for image in self.images()? {
+            for name in &image.names {
+                if let Ok(other) = name.parse::<Reference>()
+                    && other.registry() == target.registry()
+                    && other.repository() != target.repository()
+                {
+                    found.push((other, image.layers.clone()));
+                }
+            }
+        }
+        Ok(found)
+    }
+
     /// The form in which a layer came, if the registry has it: then nothing has to be compressed.
-    fn already_there(&self, id: &Digest, registry: &Registry) -> Result<Option<Ready>> {
+    fn already_there(
+        &self,
+        id: &Digest,
+        registry: &Registry,
+        neighbours: &[(Reference, Vec<Digest>)],
+    ) -> Result<Option<Ready>> {
         let Some(stored) = self.layer(id)?.ok_or(Error::NoLayer(*id))?.stored else { return Ok(None) };
         let known = [Compression::Gzip, Compression::Zstd].map(Compression::media_type);
         let Some(media_type) = known.into_iter().find(|known| *known == stored.media_type) else {
             return Ok(None);
         };
-        if !registry.has_blob(&stored.digest.to_string())? {
+        let digest = stored.digest.to_string();
+        let mut others = neighbours.iter().filter(|(_, layers)| layers.contains(id));
+        if !registry.has_blob(&digest)? && !others.any(|(other, _)| registry.mount_blob(other, &digest)) {
             return Ok(None);
         }
         Ok(Some(Ready { digest: stored.digest, size: stored.bytes, media_type, path: PathBuf::new() }))

@@ -2,10 +2,13 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod engines;
 mod lifecycle;
 mod lockstep;
 mod matrix;
+mod proxy;
 mod real;
+mod registry;
 mod run;
 mod space;
 mod store;

@@ -38,6 +38,14 @@ pub enum Error {
         /// What is wrong with them.
         reason: String,
     },
+    /// Certificates of authorities are there but cannot be used.
+    #[error("certificates in {file}: {reason}", file = file.display())]
+    Certificate {
+        /// Where they are.
+        file: PathBuf,
+        /// What is wrong with them.
+        reason: String,
+    },
     /// A content is not what its digest says.
     #[error("{what}: the content has digest {found}, expected {expected}")]
     Mismatch {
@@ -77,9 +85,9 @@ impl Error {
             Error::Unreachable { reason, .. } if speaks_http(reason) => {
                 Some("if this registry has no TLS, say --plain-http".into())
             }
-            Error::Unreachable { reason, .. } if reason.contains("certificate") => {
-                Some("if you trust this registry all the same, say --any-certificate".into())
-            }
+            Error::Unreachable { reason, .. } if reason.contains("certificate") => Some(
+                "name the certificate of its authority with --authorities, or say --any-certificate".into(),
+            ),
             Error::Unreachable { .. } => Some("check the name of the registry and your network".into()),
             _ => None,
         }
@@ -87,7 +95,7 @@ impl Error {
 }
 
 /// What TLS libraries say of an answer without TLS.
-fn speaks_http(reason: &str) -> bool {
+pub(super) fn speaks_http(reason: &str) -> bool {
     ["InvalidContentType", "corrupt message", "wrong version"].iter().any(|word| reason.contains(word))
 }
 

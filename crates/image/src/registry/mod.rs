@@ -5,6 +5,7 @@
 
 mod auth;
 mod blob;
+mod certificates;
 mod error;
 
 pub use blob::Blob;
@@ -13,23 +14,28 @@ pub use oci_client::Reference;
 
 use crate::digest::Digest;
 use error::Context;
+use futures_util::future::{Either, select};
 use futures_util::stream;
 use oci_client::client::{ClientConfig, ClientProtocol};
 use oci_client::secrets::RegistryAuth;
 use oci_client::{Client, RegistryOperation};
 use std::io::Read;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::runtime::Runtime;
 
 /// How a registry is reached.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
-    /// Without TLS. Registries on this machine (`localhost`, `127.0.0.1`, `[::1]`) are asked so by themselves.
+    /// Without TLS. Registries on this machine (`localhost`, `127.0.0.1`, `[::1]`) are asked so if they have none.
     pub plain_http: bool,
     /// Certificates are not checked.
     pub any_certificate: bool,
+    /// A file with certificates of authorities that are trusted besides the system's.
+    pub authorities: Option<PathBuf>,
     /// The only file in which credentials are looked for, instead of those of podman and docker.
     pub authfile: Option<PathBuf>,
     /// User name and password, instead of those in files.
@@ -41,6 +47,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 const READ_TIMEOUT: Duration = Duration::from_secs(60);
 /// How much is read ahead of a push at a time.
 const PUSH_CHUNK_BYTES: usize = 1 << 20;
+/// How often it is told how much of a push has gone.
+const TICK: Duration = Duration::from_millis(100);
 /// What a manifest may be (image-spec, "Media Types"; Docker's image manifest V2.2).
 const MANIFESTS: [&str; 4] = [
     "application/vnd.oci.image.manifest.v1+json",
@@ -58,26 +66,33 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// Prepares to talk to the registry of a reference; nothing is sent yet.
+    /// Prepares to talk to the registry of a reference; only one on this machine is asked whether it has TLS.
     ///
     /// # Errors
-    /// [`Error::Credentials`] if credentials are there but cannot be read.
+    /// [`Error::Credentials`], [`Error::Certificate`] if they are there but cannot be used.
     pub fn new(reference: &Reference, options: &Options) -> Result<Registry, Error> {
         let auth = auth::find(reference, options)?;
         let host = reference.resolve_registry().to_owned();
-        let plain = options.plain_http || is_local(&host);
-        let config = ClientConfig {
-            protocol: if plain { ClientProtocol::Http } else { ClientProtocol::Https },
-            accept_invalid_certificates: options.any_certificate,
-            use_monolithic_push: true,
-            connect_timeout: Some(CONNECT_TIMEOUT),
-            read_timeout: Some(READ_TIMEOUT),
-            user_agent: concat!("acetate/", env!("CARGO_PKG_VERSION")),
-            ..ClientConfig::default()
+        let authorities = certificates::find(&host, options.authorities.as_deref())?;
+        let client = |protocol| {
+            let config = ClientConfig {
+                protocol,
+                accept_invalid_certificates: options.any_certificate,
+                extra_root_certificates: authorities.clone(),
+                use_monolithic_push: true,
+                connect_timeout: Some(CONNECT_TIMEOUT),
+                read_timeout: Some(READ_TIMEOUT),
+                user_agent: concat!("acetate/", env!("CARGO_PKG_VERSION")),
+                ..ClientConfig::default()
+            };
+            Client::try_from(config).context(reference)
         };
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-        let runtime = Arc::new(runtime.map_err(|error| Error::Io { what: host, error })?);
-        let client = Client::new(config);
+        let runtime = Arc::new(runtime.map_err(|error| Error::Io { what: host.clone(), error })?);
+        // Whoever is asked whether it has TLS is asked by a client of its own, which asks as nobody and remembers that.
+        let plain = options.plain_http
+            || is_local(&host) && !has_tls(&runtime, &client(ClientProtocol::Https)?, reference);
+        let client = client(if plain { ClientProtocol::Http } else { ClientProtocol::Https })?;
         runtime.block_on(client.store_auth_if_needed(reference.resolve_registry(), &auth));
         Ok(Registry { runtime, client, reference: reference.clone(), auth })
     }
@@ -153,21 +168,50 @@ impl Registry {
         self.runtime.block_on(self.client.blob_exists(&self.reference, digest)).context(&self.reference)
     }
 
-    /// Sends a blob.
+    /// Lets the repository have a blob of another one of the same registry, so that it need not be sent. `false` if
+    /// the registry does not know it, or does not do such things.
+    pub fn mount_blob(&self, source: &Reference, digest: &str) -> bool {
+        // Whatever the reason of a refusal is, sending the blob is what remains; that says what is wrong.
+        self.runtime.block_on(self.client.mount_blob(&self.reference, source, digest)).is_ok()
+    }
+
+    /// Sends a blob, and tells `sent` how many more bytes of it have gone, again and again.
     ///
     /// # Errors
     /// As [`Registry::manifest`]; [`Error::Io`] if it cannot be read.
-    pub fn push_blob(&self, digest: &str, size: u64, data: impl Read + Send + 'static) -> Result<(), Error> {
-        let chunks = stream::unfold(data, |mut data| async move {
+    pub fn push_blob(
+        &self,
+        digest: &str,
+        size: u64,
+        data: impl Read + Send + 'static,
+        sent: &dyn Fn(u64),
+    ) -> Result<(), Error> {
+        let count = Arc::new(AtomicU64::new(0));
+        let counted = count.clone();
+        let chunks = stream::unfold((data, counted), |(mut data, counted)| async move {
             let mut chunk = Vec::with_capacity(PUSH_CHUNK_BYTES);
             match Read::by_ref(&mut data).take(PUSH_CHUNK_BYTES as u64).read_to_end(&mut chunk) {
                 Ok(0) => None,
-                Ok(_) => Some((Ok(chunk.into()), data)),
-                Err(error) => Some((Err(error.into()), data)),
+                Ok(read) => {
+                    counted.fetch_add(read as u64, Ordering::Relaxed);
+                    Some((Ok(chunk.into()), (data, counted)))
+                }
+                Err(error) => Some((Err(error.into()), (data, counted))),
             }
         });
         let pushed = self.client.push_blob_stream(&self.reference, chunks, digest, Some(size));
-        self.runtime.block_on(pushed).map(drop).context(&self.reference)
+        let result = self.runtime.block_on(async {
+            let mut pushed = pin!(pushed);
+            loop {
+                let tick = pin!(tokio::time::sleep(TICK));
+                match select(pushed.as_mut(), tick).await {
+                    Either::Left((result, _)) => return result,
+                    Either::Right(_) => sent(count.swap(0, Ordering::Relaxed)),
+                }
+            }
+        });
+        sent(count.swap(0, Ordering::Relaxed));
+        result.map(drop).context(&self.reference)
     }
 
     /// Sends the manifest of the reference.
@@ -179,6 +223,15 @@ impl Registry {
         let media_type = media_type.parse().map_err(refused)?;
         let pushed = self.client.push_manifest_raw(&self.reference, bytes, media_type);
         self.runtime.block_on(pushed).map(drop).context(&self.reference)
+    }
+}
+
+/// Whether a registry answers by TLS, whatever it says.
+fn has_tls(runtime: &Runtime, client: &Client, reference: &Reference) -> bool {
+    let asked = client.auth(reference, &RegistryAuth::Anonymous, RegistryOperation::Pull);
+    match runtime.block_on(asked).context(reference) {
+        Err(Error::Unreachable { reason, .. }) => !error::speaks_http(&reason),
+        _ => true,
     }
 }
 

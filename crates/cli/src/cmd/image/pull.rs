@@ -40,6 +40,9 @@ pub(super) struct RegistryArgs {
     /// Do not check the registry's certificate
     #[arg(long)]
     any_certificate: bool,
+    /// A file with certificates (PEM) of authorities to trust besides the system's and those in certs.d
+    #[arg(long, value_name = "FILE")]
+    authorities: Option<PathBuf>,
     /// The file with credentials [default: those of podman and docker]
     #[arg(long, value_name = "FILE")]
     authfile: Option<PathBuf>,
@@ -58,6 +61,7 @@ impl RegistryArgs {
         let options = Options {
             plain_http: self.plain_http,
             any_certificate: self.any_certificate,
+            authorities: self.authorities.clone(),
             authfile: self.authfile.clone(),
             credentials: None,
         };
@@ -70,10 +74,7 @@ pub(super) fn run(store: &Store, args: &PullArgs) -> Result<Exit, Failure> {
     let mut pulled = Vec::new();
     for text in &args.images {
         let registry = args.registry.open(text)?;
-        let reference = registry.reference();
-        let tag = reference.tag().unwrap_or("latest");
-        let name = format!("{}/{}:{tag}", reference.registry(), reference.repository());
-        pulled.push(store.pull(&registry, &name, &platform, &Bars::new())?);
+        pulled.push(store.pull(&registry, &platform, &Bars::new())?);
     }
     print(&pulled, args.json)
 }
