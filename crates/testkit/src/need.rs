@@ -28,6 +28,8 @@ pub enum Need {
     Tool(&'static str),
     /// The Debian root tree that `tests/install` makes; see [`root_tree`].
     RootTree,
+    /// The image of 25 layers that `tests/install` makes; see [`data_image`].
+    DataImage,
 }
 
 impl Need {
@@ -40,6 +42,7 @@ impl Need {
             Self::Loop => "loop",
             Self::Tool(_) => "tools",
             Self::RootTree => "roottree",
+            Self::DataImage => "dataimage",
         }
     }
 
@@ -60,6 +63,9 @@ impl Need {
             Self::Tool(name) => tool(name).is_none().then(|| format!("no program {name}; run tests/install")),
             Self::RootTree => {
                 (!root_tree().exists()).then(|| format!("no {}; run tests/install", root_tree().display()))
+            }
+            Self::DataImage => {
+                (!data_image().exists()).then(|| format!("no {}; run tests/install", data_image().display()))
             }
         }
     }
@@ -118,6 +124,11 @@ pub fn tool(name: &str) -> Option<PathBuf> {
 /// The tar file with a Debian or Ubuntu root tree that `tests/install` makes.
 pub fn root_tree() -> PathBuf {
     tools_dir().join("debian-root.tar")
+}
+
+/// The OCI archive with an image of a Python data stack in 25 layers that `tests/install` makes.
+pub fn data_image() -> PathBuf {
+    tools_dir().join("data-image.tar")
 }
 
 #[cfg(test)]

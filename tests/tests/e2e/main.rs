@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod engines;
+mod images;
 mod lifecycle;
 mod lockstep;
 mod matrix;
