@@ -74,8 +74,11 @@ pub(super) fn run(store: &Store, args: &DfArgs) -> Result<Exit, Failure> {
         });
     }
     let mut rows = vec![["WHAT", "SIZE", "USED BY"].map(str::to_owned).to_vec()];
-    for layer in &usage.layers {
-        let users = format!("{} images, {} workspaces", layer.images, layer.workspaces);
+    // The largest first: that is what people look for.
+    let mut layers: Vec<&LayerUsage> = usage.layers.iter().collect();
+    layers.sort_by_key(|layer| std::cmp::Reverse(layer.bytes));
+    for layer in layers {
+        let users = users(layer.images, layer.workspaces);
         rows.push(vec![format!("layer {}", layer.id.short()), size(layer.bytes), users]);
     }
     for (name, bytes) in &usage.workspaces {
@@ -96,6 +99,18 @@ pub(super) fn run(store: &Store, args: &DfArgs) -> Result<Exit, Failure> {
     Ok(Exit::Done)
 }
 
+/// Who stands on a layer, in words.
+fn users(images: usize, workspaces: usize) -> String {
+    let count = |count: usize, what: &str| match count {
+        0 => None,
+        1 => Some(format!("1 {what}")),
+        many => Some(format!("{many} {what}s")),
+    };
+    let users: Vec<String> =
+        [count(images, "image"), count(workspaces, "workspace")].into_iter().flatten().collect();
+    if users.is_empty() { "nothing; `gc` removes it".into() } else { users.join(", ") }
+}
+
 /// Warns before the metadata space of btrfs ends: then nothing can be made any more, whatever the free space is.
 pub(crate) fn warn_of(pressure: Option<&Pressure>) {
     match pressure {
@@ -108,5 +123,17 @@ pub(crate) fn warn_of(pressure: Option<&Pressure>) {
             size(space.headroom())
         )),
         Some(Pressure::Fine(_)) | None => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::users;
+
+    #[test]
+    fn users_of_a_layer_in_words() {
+        assert_eq!(users(1, 0), "1 image");
+        assert_eq!(users(2, 1), "2 images, 1 workspace");
+        assert_eq!(users(0, 0), "nothing; `gc` removes it");
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::Exit;
 use crate::error::Failure;
-use crate::out::{answer_json, answer_line, answer_table, exact, size};
+use crate::out::{answer_json, answer_line, answer_table, exact, shown, size};
 use acetate_store::{Layer, Store};
 use serde::Serialize;
 use serde_json::Value;
@@ -48,13 +48,8 @@ pub(super) fn run(store: &Store, args: &ShowArgs) -> Result<Exit, Failure> {
     let config: Value = serde_json::from_slice(&image.config).map_err(|error| {
         Failure::new(format_args!("configuration of {}: {error}", image.id), "import it again")
     })?;
-    let history: Vec<String> = config["history"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter(|item| item["empty_layer"] != Value::Bool(true))
-        .map(|item| item["created_by"].as_str().unwrap_or_default().to_owned())
-        .collect();
+    let history = steps(&config);
+    let made: Vec<&Step> = history.iter().filter(|step| step.has_layer).collect();
     let mut layers = Vec::new();
     for (at, id) in image.layers.iter().enumerate() {
         let layer: Layer = store.layer(id)?.ok_or(acetate_store::Error::NoLayer(*id))?;
@@ -65,7 +60,7 @@ pub(super) fn run(store: &Store, args: &ShowArgs) -> Result<Exit, Failure> {
             stored_bytes: layer.stored.map(|stored| stored.bytes),
             objects: layer.totals.objects,
             whiteouts: layer.totals.whiteouts,
-            created_by: history.get(at).cloned().unwrap_or_default(),
+            created_by: made.get(at).map(|step| step.by.clone()).unwrap_or_default(),
         });
     }
     if args.json {
@@ -95,17 +90,99 @@ pub(super) fn run(store: &Store, args: &ShowArgs) -> Result<Exit, Failure> {
         }
     }
     answer_line("")?;
+    answer_table(&table(&layers, &history))
+}
+
+/// What an image's history says of one step of its making.
+struct Step {
+    by: String,
+    /// Whether it changed files.
+    has_layer: bool,
+}
+
+fn steps(config: &Value) -> Vec<Step> {
+    let step = |item: &Value| Step {
+        by: item["created_by"].as_str().unwrap_or_default().to_owned(),
+        has_layer: item["empty_layer"] != Value::Bool(true),
+    };
+    config["history"].as_array().into_iter().flatten().map(step).collect()
+}
+
+/// The layers and the steps that changed no files, in the order in which they were made. A history is optional, and
+/// may be shorter than there are layers.
+fn table(layers: &[Item], history: &[Step]) -> Vec<Vec<String>> {
     let mut rows = vec![["LAYER", "SIZE", "FILES", "HIDES", "MADE BY"].map(str::to_owned).to_vec()];
-    for layer in layers {
-        let made: String =
-            layer.created_by.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(60).collect();
-        rows.push(vec![
+    let row = |layer: &Item, by: &str| {
+        vec![
             layer.diff_id[7..19].to_owned(),
             size(layer.archive_bytes),
             layer.objects.to_string(),
             layer.whiteouts.to_string(),
-            made,
-        ]);
+            short(by),
+        ]
+    };
+    let mut left = layers.iter();
+    for step in history {
+        match step.has_layer.then(|| left.next()).flatten() {
+            Some(layer) => rows.push(row(layer, &step.by)),
+            None => rows.push(["-", "", "", "", &short(&step.by)].map(str::to_owned).to_vec()),
+        }
     }
-    answer_table(&rows)
+    rows.extend(left.map(|layer| row(layer, "")));
+    let sum = |count: fn(&Item) -> u64| layers.iter().map(count).sum::<u64>();
+    rows.push(vec![
+        format!("{} layers", layers.len()),
+        size(sum(|layer| layer.archive_bytes)),
+        sum(|layer| layer.objects).to_string(),
+        sum(|layer| layer.whiteouts).to_string(),
+    ]);
+    rows
+}
+
+/// How much of a command fits a table; `--json` has all of it.
+const COMMAND_CHARS: usize = 70;
+
+/// A command as its author wrote it: without the shell that builders put in front of it, on one line.
+fn short(command: &str) -> String {
+    let words: Vec<&str> = command.split_whitespace().collect();
+    let text = words.join(" ");
+    let text = text.strip_prefix("/bin/sh -c ").unwrap_or(&text);
+    let text = text.strip_prefix("#(nop) ").unwrap_or(text);
+    if text.chars().count() <= COMMAND_CHARS {
+        return shown(text).to_string();
+    }
+    let cut: String = text.chars().take(COMMAND_CHARS - 1).collect();
+    format!("{}…", shown(&cut))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_are_shown_as_they_were_written() {
+        assert_eq!(short("/bin/sh -c #(nop) CMD [\"python3\"]"), "CMD [\"python3\"]");
+        assert_eq!(short("/bin/sh -c a &&   \n b"), "a && b");
+        assert_eq!(short(&"x".repeat(100)).chars().count(), COMMAND_CHARS);
+        assert!(short(&"x".repeat(100)).ends_with('…'));
+    }
+
+    #[test]
+    fn layers_and_steps_without_one_are_in_order() {
+        let layer = |digit: &str| Item {
+            diff_id: format!("sha256:{}", digit.repeat(64)),
+            path: String::new(),
+            archive_bytes: 1024,
+            stored_bytes: None,
+            objects: 1,
+            whiteouts: 0,
+            created_by: String::new(),
+        };
+        let step = |by: &str, has_layer| Step { by: by.to_owned(), has_layer };
+        let history = [step("ADD", true), step("ENV", false), step("RUN", true)];
+        let rows = table(&[layer("a"), layer("b"), layer("c")], &history);
+        let firsts: Vec<&str> = rows.iter().map(|row| &row[0][..]).collect();
+        let expected = ["LAYER", "aaaaaaaaaaaa", "-", "bbbbbbbbbbbb", "cccccccccccc", "3 layers"];
+        assert_eq!(firsts, expected);
+    }
 }
