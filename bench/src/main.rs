@@ -3,6 +3,7 @@
 //! Every workload starts on a fresh mount with an empty upper. The systems take turns within each round, so that
 //! what else the machine does hits all of them; the report gives medians. See `bench/README.md`.
 
+mod import;
 mod layers;
 mod report;
 mod system;
@@ -27,8 +28,10 @@ use workload::{Start, WORKLOADS, Workload};
 /// Needs root. Times are wall-clock; each workload starts on a fresh mount. Exit status: 0 done, 2 error or a workload
 /// that failed on a system.
 #[derive(Debug, Parser)]
-#[command(name = "acetate-bench", version)]
+#[command(name = "acetate-bench", version, args_conflicts_with_subcommands = true)]
 struct Args {
+    #[command(subcommand)]
+    command: Option<Command>,
     /// How often each workload is run on each system
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
@@ -47,6 +50,11 @@ struct Args {
     /// Print the names of the workloads and what they do
     #[arg(long)]
     list: bool,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    Import(import::ImportArgs),
 }
 
 /// Where layers can be.
@@ -80,6 +88,9 @@ fn main() -> ExitCode {
 
 /// Whether every workload ran on every system.
 fn run(args: &Args) -> anyhow::Result<bool> {
+    if let Some(Command::Import(args)) = &args.command {
+        return import::run(args).map(|()| true);
+    }
     if args.list {
         for workload in &WORKLOADS {
             println!("{:<18} {}", workload.name, workload.what);

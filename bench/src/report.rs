@@ -149,7 +149,7 @@ impl Report {
 }
 
 /// The middle sample, or the mean of the two in the middle; `None` without samples.
-fn median(samples: &[f64]) -> Option<f64> {
+pub(crate) fn median(samples: &[f64]) -> Option<f64> {
     let mut sorted = samples.to_vec();
     sorted.sort_by(f64::total_cmp);
     let upper = *sorted.get(sorted.len() / 2)?;
