@@ -146,14 +146,17 @@ fn headers_that_lie_about_sizes_are_refused() {
     };
     pax("27 GNU.sparse.realsize=100\n", "00000000000", b"").unwrap();
     // Maps that overlap, go backwards, lie behind the end, wrap around, or claim more data than there is.
-    for map in ["0,5,3,5", "50,5,0,5", "95,10", "18446744073709551610,10", "0,99", "0,4,4,7", "0"] {
+    let mapped = |map: &str| {
         let record = |key: &str, value: &str| {
-            let length = key.len() + value.len() + 6;
+            let length = key.len() + value.len() + 5;
             format!("{length} {key}={value}\n")
         };
-        let map = record("GNU.sparse.map", map);
-        let records = format!("{}{map}", record("GNU.sparse.size", "0100"));
-        pax(&records, "00000000012", b"0123456789").unwrap_err();
+        let records = format!("{}{}", record("GNU.sparse.size", "0100"), record("GNU.sparse.map", map));
+        pax(&records, "00000000012", b"0123456789")
+    };
+    mapped("0,4,6,6").unwrap();
+    for map in ["0,5,3,5", "50,5,0,5", "95,10", "18446744073709551610,10", "0,99", "0,4,4,7", "0"] {
+        mapped(map).unwrap_err();
     }
     // The old format: a map in the header that lies behind the file's end.
     let old = |real: &'static [u8]| {
