@@ -12,6 +12,7 @@ mod out;
 mod progress;
 mod record;
 mod run;
+mod sandbox;
 mod store;
 mod tour;
 mod workspace;
@@ -30,6 +31,7 @@ enum Command {
     Mounts(cmd::mounts::MountsArgs),
     Image(cmd::image::ImageArgs),
     Workspace(cmd::workspace::WorkspaceArgs),
+    Try(cmd::tries::TryArgs),
     Driver(cmd::driver::DriverArgs),
     Explain(cmd::explain::ExplainArgs),
     Diff(cmd::diff::DiffArgs),
@@ -70,6 +72,7 @@ fn run(arguments: Vec<OsString>) -> Result<Exit, error::Failure> {
         Command::Mounts(args) => cmd::mounts::run(&args),
         Command::Image(args) => cmd::image::run(&args),
         Command::Workspace(args) => cmd::workspace::run(args),
+        Command::Try(args) => cmd::tries::run(args),
         Command::Driver(args) => cmd::driver::run(&args),
         Command::Explain(args) => cmd::explain::run(&args),
         Command::Diff(args) => cmd::diff::run(&args),

@@ -15,10 +15,13 @@ use std::fs::{DirBuilder, File};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The form of the file; another one is not read.
 const SCHEMA: &str = "acetate-mount-v1";
+
+/// How often a daemon is looked at that is to end.
+const POLL: Duration = Duration::from_millis(2);
 
 /// The content of a record. Paths are text in which bytes that are no UTF-8 and control characters are `\xNN` and a
 /// backslash is `\\`.
@@ -206,14 +209,15 @@ fn read(path: &Path) -> Option<Found> {
 impl Found {
     /// Waits until the daemon has let go of its layers; `false` if it has not within `limit`.
     pub(crate) fn wait_until_gone(self, limit: Duration) -> bool {
-        let (done, gone) = std::sync::mpsc::channel();
-        // flock(2) has no limit of its own; this thread ends with the process if the daemon does not.
-        std::thread::spawn(move || {
-            let result = acetate_sys::retry(|| flock(&self.file, FlockOperation::LockShared));
-            // Nobody listens any more once the limit has passed.
-            let _passed = done.send(result.is_ok());
-        });
-        gone.recv_timeout(limit).unwrap_or(false)
+        // flock(2) has no limit of its own, and no thread can be started to wait where the next process is to be the
+        // first of a namespace.
+        let end = Instant::now() + limit;
+        loop {
+            match flock(&self.file, FlockOperation::NonBlockingLockShared) {
+                Err(Errno::WOULDBLOCK | Errno::INTR) if Instant::now() < end => std::thread::sleep(POLL),
+                other => return other.is_ok(),
+            }
+        }
     }
 }
 

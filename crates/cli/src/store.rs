@@ -19,14 +19,16 @@ impl StoreArgs {
     pub(crate) fn open(&self) -> Result<Store, Failure> {
         open_store(self.store.clone())
     }
+
+    /// Opens it for what is not about images, so that there is nothing to be said about them.
+    pub(crate) fn open_without_images(&self) -> Result<Store, Failure> {
+        Ok(Store::open(&place(self.store.clone())?)?)
+    }
 }
 
 /// Opens the named store, or the user's; makes it if need be.
 pub(crate) fn open_store(named: Option<PathBuf>) -> Result<Store, Failure> {
-    let named = named.or_else(|| std::env::var_os("ACETATE_STORE").map(PathBuf::from));
-    let Some(root) = named.or_else(default_root) else {
-        return Err(Failure::new("no place for a store: $HOME is not set", "name a directory with --store"));
-    };
+    let root = place(named)?;
     let is_new = !root.join("store.json").exists();
     let store = Store::open(&root)?;
     if is_new && store.options().owners == Owners::Recorded {
@@ -37,6 +39,13 @@ pub(crate) fn open_store(named: Option<PathBuf>) -> Result<Store, Failure> {
         ));
     }
     Ok(store)
+}
+
+/// Where the named store is, or the user's.
+fn place(named: Option<PathBuf>) -> Result<PathBuf, Failure> {
+    let named = named.or_else(|| std::env::var_os("ACETATE_STORE").map(PathBuf::from));
+    let none = || Failure::new("no place for a store: $HOME is not set", "name a directory with --store");
+    named.or_else(default_root).ok_or_else(none)
 }
 
 impl From<acetate_store::Error> for Failure {

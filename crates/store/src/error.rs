@@ -94,6 +94,39 @@ pub enum Error {
         /// Who uses it.
         reason: String,
     },
+    /// No try of that name.
+    #[error("no try {0:?}")]
+    NoTry(String),
+    /// The name is taken.
+    #[error("there is a try {0:?}")]
+    TryExists(String),
+    /// The try cannot be worked with at the moment.
+    #[error("try {name:?}: {reason}")]
+    TryBusy {
+        /// Its name.
+        name: String,
+        /// Why not.
+        reason: &'static str,
+    },
+    /// A try changes nothing at a path.
+    #[error("{path}: nothing is changed there{as_whole}", path = path.display(), as_whole = match whole {
+        Some(whole) => format!(" by itself: {} is deleted or replaced as a whole", whole.display()),
+        None => String::new(),
+    })]
+    NotChanged {
+        /// The path.
+        path: PathBuf,
+        /// What it lies in that goes as a whole.
+        whole: Option<PathBuf>,
+    },
+    /// Others have changed the same.
+    #[error("try {name:?}: {count} of its paths were changed by others", count = conflicts.len())]
+    TryConflict {
+        /// Its name.
+        name: String,
+        /// The paths.
+        conflicts: Vec<crate::tries::Conflict>,
+    },
     /// Something cannot be done with a driver.
     #[error("driver {driver}: {reason}")]
     Driver {
@@ -149,6 +182,13 @@ impl Error {
                      acetate workspace create NEW-NAME --image NEW-IMAGE --driver {to}"
                 ));
             }
+            Error::NoTry(_) => "`acetate try list` shows what there is",
+            Error::TryExists(_) => "choose another name, or discard it: `acetate try discard NAME`",
+            Error::TryBusy { reason, .. } if reason.contains("interrupted") => {
+                "go on with `acetate try resume NAME`, or go back with `acetate try undo NAME`"
+            }
+            Error::TryBusy { .. } => "wait until it is done",
+            Error::NotChanged { .. } => "`acetate try show NAME` lists what is changed",
             Error::InUse { .. } => {
                 "remove the workspaces first, or only its name: `acetate image remove --untag`"
             }

@@ -32,6 +32,8 @@ pub struct Usage {
     pub trees: u64,
     /// Writable layers that nothing but other workspaces stand on, in bytes.
     pub branches: u64,
+    /// Tries: what commands wrote, and originals of what was applied, in bytes.
+    pub tries: u64,
     /// Interrupted downloads, what is being made and what is being removed, in bytes.
     pub transient: u64,
     /// Records, configurations and directories, in bytes.
@@ -148,6 +150,9 @@ impl Store {
             }
         }
         usage.workspaces.sort();
+        if self.part(crate::tries::PART).is_dir() {
+            usage.tries = measure(&self.part(crate::tries::PART), &mut seen)?;
+        }
         for part in ["downloads", "staging", "trash"] {
             for name in record::names(&self.part(part))? {
                 usage.transient += measure(&self.part(part).join(name), &mut seen)?;
@@ -156,7 +161,8 @@ impl Store {
         usage.records = measure(self.root(), &mut seen)?;
         let parts: u64 = usage.layers.iter().map(|layer| layer.bytes).sum();
         let own: u64 = usage.workspaces.iter().map(|(_, bytes)| bytes).sum();
-        usage.total = parts + own + usage.trees + usage.branches + usage.transient + usage.records;
+        usage.total =
+            parts + own + usage.trees + usage.branches + usage.tries + usage.transient + usage.records;
         let filesystem = rustix::fs::statvfs(self.root()).step("look at the filesystem of", self.root())?;
         usage.free = filesystem.f_bavail.saturating_mul(filesystem.f_frsize);
         Ok(usage)

@@ -21,6 +21,7 @@ mod root;
 mod settle;
 mod transfer;
 mod trees;
+pub mod tries;
 mod workspaces;
 
 pub use check::{Depth, Problem};

@@ -12,6 +12,7 @@
 //! trees/ID/             a tree of a workspace or of a stack of layers, for drivers that need one
 //! downloads/            parts of layers that were not got to their end
 //! mounts/NAME           where workspaces are mounted
+//! tries/NAME/           a command's changes (docs/try.md)
 //! damaged/              what a repair has moved out of the way
 //! staging/              what is being made; nothing in it counts
 //! trash/                what is being removed

@@ -182,7 +182,7 @@ impl Store {
     /// [`Error::BadName`], [`Error::WorkspaceExists`], [`Error::NoImage`], [`Error::Driver`],
     /// [`Error::WorkspaceBusy`] for a base that is in use.
     pub fn create_workspace(&self, name: &str, base: &Base, driver: DriverName) -> Result<Workspace> {
-        check_name(name)?;
+        check_name(name, "a workspace")?;
         let _lock = self.shared()?;
         if let Some(Pressure::Exhausted(space)) = self.pressure()? {
             let path = self.workspace_path(name);
@@ -621,8 +621,8 @@ pub fn is_mountpoint(path: &Path) -> bool {
 }
 
 /// Names are shown, typed and become directories.
-fn check_name(name: &str) -> Result<()> {
-    let bad = |reason| Err(Error::BadName { name: name.to_owned(), what: "a workspace", reason });
+pub(crate) fn check_name(name: &str, what: &'static str) -> Result<()> {
+    let bad = |reason| Err(Error::BadName { name: name.to_owned(), what, reason });
     if name.is_empty() || name.len() > 64 {
         return bad("it has to have 1 to 64 bytes");
     }
@@ -650,10 +650,10 @@ mod tests {
     #[test]
     fn names_of_workspaces() {
         for good in ["a", "job-17", "A.b_c"] {
-            assert!(check_name(good).is_ok());
+            assert!(check_name(good, "a workspace").is_ok());
         }
         for bad in ["", ".", "-a", "a/b", "a b", "ü", &"a".repeat(65)] {
-            assert!(check_name(bad).is_err(), "{bad}");
+            assert!(check_name(bad, "a workspace").is_err(), "{bad}");
         }
     }
 }

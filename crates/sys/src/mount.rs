@@ -86,11 +86,44 @@ pub fn abort_fuse(st_dev: u64) -> Result<()> {
 pub fn private_read_only_copy(path: &Path) -> Result<OwnedFd> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     let tree = open_tree(CWD, path.as_os_str().as_bytes(), flags)?;
-    set_read_only(&tree, libc::MOUNT_ATTR_NOATIME).or_else(|error| match error {
+    set_read_only(&tree, libc::MOUNT_ATTR_NOATIME, Extent::Alone).or_else(|error| match error {
         // The access time setting of a mount made by a more privileged user is locked.
-        Errno::PERM => set_read_only(&tree, 0),
+        Errno::PERM => set_read_only(&tree, 0, Extent::Alone),
         other => Err(other),
     })?;
+    Ok(tree)
+}
+
+/// What of a tree of mounts is meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extent {
+    /// One mount without those below it.
+    Alone,
+    /// With all that is mounted below it.
+    Whole,
+}
+
+/// Makes a copy of the mount at `path`, whose root is that directory or file, which can be attached elsewhere
+/// ([`attach`](crate::fscontext::attach)). A symlink is not followed.
+///
+/// # Errors
+/// As [`private_read_only_copy`]; a copy without children that are locked to the mount fails with `EINVAL`.
+pub fn copy(path: &Path, extent: Extent) -> Result<OwnedFd> {
+    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_SYMLINK_NOFOLLOW
+        | OpenTreeFlags::AT_NO_AUTOMOUNT;
+    flags.set(OpenTreeFlags::AT_RECURSIVE, extent == Extent::Whole);
+    open_tree(CWD, path.as_os_str().as_bytes(), flags)
+}
+
+/// [`copy`] through which nothing can be changed.
+///
+/// # Errors
+/// As there.
+pub fn read_only_copy(path: &Path, extent: Extent) -> Result<OwnedFd> {
+    let tree = copy(path, extent)?;
+    set_read_only(&tree, 0, extent)?;
     Ok(tree)
 }
 
@@ -104,9 +137,10 @@ struct MountAttr {
     userns_fd: u64,
 }
 
-/// Makes a mount read-only and sets its access time mode, if one is given.
-fn set_read_only(mount: &OwnedFd, atime: u64) -> Result<()> {
+/// Makes mounts read-only and sets its access time mode, if one is given.
+fn set_read_only(mount: &OwnedFd, atime: u64, extent: Extent) -> Result<()> {
     let number = nr::MOUNT_SETATTR.ok_or(Errno::NOSYS)?;
+    let recursive = if extent == Extent::Whole { libc::AT_RECURSIVE } else { 0 };
     let attr = MountAttr {
         attr_set: libc::MOUNT_ATTR_RDONLY | atime,
         // The mode is a field of several bits, which has to be cleared to be set (mount_setattr(2)).
@@ -120,7 +154,7 @@ fn set_read_only(mount: &OwnedFd, atime: u64) -> Result<()> {
             number,
             mount.as_raw_fd(),
             c"".as_ptr(),
-            libc::AT_EMPTY_PATH,
+            libc::AT_EMPTY_PATH | recursive,
             &raw const attr,
             size_of::<MountAttr>(),
         )

@@ -15,3 +15,4 @@ mod space;
 mod store;
 mod suites;
 mod tools;
+mod tries;

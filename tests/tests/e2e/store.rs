@@ -99,7 +99,7 @@ impl Drop for Home {
     }
 }
 
-fn can(name: &str, more: &[Need]) -> Result<bool> {
+pub fn can(name: &str, more: &[Need]) -> Result<bool> {
     let needs: Vec<Need> = [Need::Root, Need::KernelOverlay].iter().chain(more).copied().collect();
     have(name, &needs)
 }
@@ -271,7 +271,9 @@ fn a_hundred_workspaces_take_nothing_but_their_changes() -> Result<()> {
         .flat_map(|part| explained[*part].as_array().into_iter().flatten())
         .filter_map(|item| item["bytes"].as_u64())
         .chain(
-            ["branches", "trees", "transient", "records"].iter().filter_map(|part| explained[*part].as_u64()),
+            ["branches", "trees", "tries", "transient", "records"]
+                .iter()
+                .filter_map(|part| explained[*part].as_u64()),
         )
         .sum();
     ensure!(Some(sum) == explained["total"].as_u64(), "{explained}");
@@ -292,9 +294,14 @@ const CHANGES: &str =
 
 /// Runs `acetate` and kills it when it makes its `n`th change. `None` if it came to its end before.
 fn killed_at(home: &Home, args: &[&str], n: usize) -> Result<Option<()>> {
+    killed_at_call(home, CHANGES, args, n)
+}
+
+/// Runs `acetate` and kills it when it makes its `n`th of these system calls. `None` if it came to its end before.
+pub fn killed_at_call(home: &Home, calls: &str, args: &[&str], n: usize) -> Result<Option<()>> {
     let mut command = Command::new("strace");
     command.args(["-f", "-qq", "-o", "/dev/null", "-e", "signal=none"]);
-    command.arg("-e").arg(format!("inject={CHANGES}:signal=SIGKILL:when={n}"));
+    command.arg("-e").arg(format!("inject={calls}:signal=SIGKILL:when={n}"));
     command.arg(acetate_bin()?).args(args);
     command.env("ACETATE_STORE", home.path("store")).current_dir(home.scratch.path());
     let output = command.stdin(Stdio::null()).output()?;

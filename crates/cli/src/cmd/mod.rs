@@ -9,5 +9,6 @@ pub(crate) mod mount;
 pub(crate) mod mounts;
 pub(crate) mod personality;
 pub(crate) mod tour;
+pub(crate) mod tries;
 pub(crate) mod umount;
 pub(crate) mod workspace;

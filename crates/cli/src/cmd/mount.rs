@@ -35,6 +35,9 @@ pub(crate) struct MountArgs {
     /// Serve the mount for a waiting parent
     #[arg(long, hide = true)]
     serve: bool,
+    /// Unmount when the process that started this one ends
+    #[arg(long, hide = true)]
+    with_parent: bool,
     /// What the mount table shows as the source, and where to mount
     #[arg(value_name = "[SOURCE] MERGED", required = true, num_args = 1..=2)]
     places: Vec<OsString>,
@@ -42,6 +45,10 @@ pub(crate) struct MountArgs {
 
 pub(crate) fn run(args: &MountArgs) -> Result<Exit, Failure> {
     let request = request(args)?;
+    if args.with_parent {
+        rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM))
+            .map_err(|errno| Failure::errno("ask to end with the parent", errno))?;
+    }
     if args.serve {
         daemon::serve_for_parent(&request)?;
     } else if args.foreground {
@@ -119,6 +126,7 @@ mod tests {
             work: None,
             foreground: false,
             serve: false,
+            with_parent: false,
             places: vec!["m".into()],
         };
         let mut parsed = Parsed::default();

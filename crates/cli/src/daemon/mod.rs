@@ -34,6 +34,38 @@ pub(crate) fn start_as(
     name: Option<&OsString>,
     arguments: impl Iterator<Item = OsString>,
 ) -> Result<(), Failure> {
+    match launch(name, arguments, Stdio::inherit())? {
+        None => Ok(()),
+        // It has said why.
+        Some(ended) => std::process::exit(ended.code),
+    }
+}
+
+/// A daemon that ended before its mount could be used.
+#[derive(Debug)]
+pub(crate) struct EndedEarly {
+    code: i32,
+    /// What it said, if that was to come here.
+    said: String,
+}
+
+/// Starts a daemon that says nothing, and returns the reason if it fails.
+///
+/// # Errors
+/// If no process can be started.
+pub(crate) fn start_quietly(arguments: impl Iterator<Item = OsString>) -> Result<Option<String>, Failure> {
+    let ended = launch(None, arguments, Stdio::piped())?;
+    Ok(ended.map(|ended| {
+        let first = ended.said.lines().next().unwrap_or_default();
+        first.strip_prefix("acetate: ").unwrap_or(first).to_owned()
+    }))
+}
+
+fn launch(
+    name: Option<&OsString>,
+    arguments: impl Iterator<Item = OsString>,
+    stderr: Stdio,
+) -> Result<Option<EndedEarly>, Failure> {
     use std::os::unix::process::CommandExt;
     let program = std::env::current_exe().map_err(|error| Failure::io("find the running program", &error))?;
     let mut command = Command::new(program);
@@ -43,7 +75,7 @@ pub(crate) fn start_as(
     let mut arguments: Vec<OsString> = arguments.collect();
     // The first argument is the subcommand, where there is one; flags may follow anything.
     arguments.insert(usize::from(name.is_none()).min(arguments.len()), "--serve".into());
-    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped());
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(stderr);
     let mut child = command.spawn().map_err(|error| Failure::io("start the daemon", &error))?;
     let mut word = [0];
     let ready = match child.stdout.as_mut() {
@@ -51,12 +83,18 @@ pub(crate) fn start_as(
         None => false,
     };
     if ready {
-        return Ok(());
+        return Ok(None);
     }
     let status = child.wait().map_err(|error| Failure::io("wait for the daemon", &error))?;
     match status.code() {
-        // It has said why.
-        Some(code) if code != 0 => std::process::exit(code),
+        Some(code) if code != 0 => {
+            let mut said = String::new();
+            if let Some(pipe) = &mut child.stderr {
+                // Its exit status says enough.
+                let _without_words = pipe.read_to_string(&mut said);
+            }
+            Ok(Some(EndedEarly { code, said }))
+        }
         _ => Err(Failure::new(
             format_args!("the daemon ended before the mount could be used: {status}"),
             "run the same command with -f to see more",

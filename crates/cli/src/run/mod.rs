@@ -4,12 +4,14 @@ mod idmap;
 mod oci;
 mod own;
 mod program;
-mod rootfs;
+pub(crate) mod rootfs;
 mod terminal;
 mod users;
 mod wish;
 
-pub(crate) use own::hold_signals;
+pub(crate) use own::{
+    become_command, die_with_parent, end_with, give_up_privileges, hold_signals, supervise_passing,
+};
 pub(crate) use terminal::is_interactive;
 pub(crate) use wish::{Wish, job};
 

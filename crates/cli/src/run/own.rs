@@ -82,7 +82,7 @@ pub(super) fn run_payload(job: &Job, payload: &Payload, signals: &Signals) -> Re
 }
 
 /// Ends a process that only lives for the command.
-fn end_with(result: Result<u8, Failure>) -> ! {
+pub(crate) fn end_with(result: Result<u8, Failure>) -> ! {
     let code = result.unwrap_or_else(|failure| failure.report(Convention::Runtime));
     std::process::exit(code.into())
 }
@@ -168,19 +168,35 @@ fn init(job: &Job, signals: &Signals) -> Result<u8, Failure> {
     }
 }
 
-fn die_with_parent() -> Result<(), Failure> {
+/// Makes this process end with the one that started it.
+///
+/// # Errors
+/// If the system refuses.
+pub(crate) fn die_with_parent() -> Result<(), Failure> {
     set_parent_process_death_signal(Some(Signal::KILL))
         .map_err(|errno| Failure::errno("ask to end with the parent", errno))
 }
 
 /// Passes signals on to a child until it ends, and returns how it did. Collects other children, too.
 fn supervise(signals: &Signals, child: Pid, terminal: Option<&Joined>) -> Result<u8, Failure> {
+    watch(signals, child, &PASSED_ON, terminal)
+}
+
+/// [`supervise`] that passes some of its signals on, and ignores others: those that a terminal sends to all processes.
+///
+/// # Errors
+/// If the system refuses to wait.
+pub(crate) fn supervise_passing(signals: &Signals, child: Pid, passed: &[i32]) -> Result<u8, Failure> {
+    watch(signals, child, passed, None)
+}
+
+fn watch(signals: &Signals, child: Pid, passed: &[i32], terminal: Option<&Joined>) -> Result<u8, Failure> {
     loop {
         let number = signals.wait().map_err(|errno| Failure::errno("wait for signals", errno))?;
         if number != SIGCHLD {
             if let (SIGWINCH, Some(terminal)) = (number, terminal) {
                 terminal.resize();
-            } else if let Some(signal) = Signal::from_named_raw(number) {
+            } else if let Some(signal) = Signal::from_named_raw(number).filter(|_| passed.contains(&number)) {
                 // It may have ended just now, which is told next.
                 let _gone = kill_process(child, signal);
             }
@@ -219,16 +235,7 @@ fn command(job: &Job, signals: &Signals) -> Result<u8, Failure> {
     let missing =
         |error: &std::io::Error| Failure::io(format_args!("work directory: {}", shown(&job.workdir)), error);
     std::fs::create_dir_all(&job.workdir).map_err(|error| missing(&error))?;
-    for number in 0..=LAST_CAPABILITY {
-        let capability = CapabilitySet::from_bits_retain(1 << number);
-        if !CAPABILITIES.contains(&capability) {
-            match rustix::thread::remove_capability_from_bounding_set(capability) {
-                // Higher than the kernel knows.
-                Ok(()) | Err(Errno::INVAL) => {}
-                Err(errno) => return Err(failed("give up privileges")(errno)),
-            }
-        }
-    }
+    give_up_privileges()?;
     let identity = &job.identity;
     let groups: Vec<Gid> = identity.groups.iter().map(|gid| Gid::from_raw(*gid)).collect();
     let (uid, gid) = (Uid::from_raw(identity.uid), Gid::from_raw(identity.gid));
@@ -244,12 +251,35 @@ fn command(job: &Job, signals: &Signals) -> Result<u8, Failure> {
     let Some((program, arguments)) = job.words.split_first() else {
         return Err(Failure::new("no command", "name one after --"));
     };
-    signals.unblock().map_err(failed("let signals through"))?;
-    let error = Command::new(program)
-        .args(arguments)
-        .env_clear()
-        .envs(job.env.iter().map(|(name, value)| (name, value)))
-        .exec();
-    Failure::io(shown(program), &error).report(Convention::Runtime);
-    Ok(if error.kind() == ErrorKind::NotFound { 127 } else { 126 })
+    let mut command = Command::new(program);
+    command.args(arguments).env_clear().envs(job.env.iter().map(|(name, value)| (name, value)));
+    Ok(become_command(&mut command, signals))
+}
+
+/// Becomes a program, which gets its signals. Returns the exit status if that is not possible.
+pub(crate) fn become_command(command: &mut Command, signals: &Signals) -> u8 {
+    if let Err(errno) = signals.unblock() {
+        return Failure::errno("let signals through", errno).report(Convention::Runtime);
+    }
+    let error = command.exec();
+    Failure::io(shown(command.get_program()), &error).report(Convention::Runtime);
+    if error.kind() == ErrorKind::NotFound { 127 } else { 126 }
+}
+
+/// Takes away what root may do to the whole machine from the programs that this process executes.
+///
+/// # Errors
+/// If the system refuses.
+pub(crate) fn give_up_privileges() -> Result<(), Failure> {
+    for number in 0..=LAST_CAPABILITY {
+        let capability = CapabilitySet::from_bits_retain(1 << number);
+        if !CAPABILITIES.contains(&capability) {
+            match rustix::thread::remove_capability_from_bounding_set(capability) {
+                // Higher than the kernel knows.
+                Ok(()) | Err(Errno::INVAL) => {}
+                Err(errno) => return Err(Failure::errno("give up privileges", errno)),
+            }
+        }
+    }
+    Ok(())
 }

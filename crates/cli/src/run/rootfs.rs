@@ -45,8 +45,7 @@ pub(super) const HIDDEN: [&str; 5] =
 pub(super) fn enter(job: &Job) -> Result<(), Failure> {
     let propagation = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
     mount_change("/", propagation).map_err(|errno| Failure::errno("make mounts private", errno))?;
-    let devices =
-        DEVICES.into_iter().filter_map(|path| held(path).transpose()).collect::<Result<Vec<_>, _>>()?;
+    let devices = hold_devices()?;
     let files: &[&str] = if job.net == Net::Host { &NETWORK_FILES } else { &[] };
     let files = files.iter().filter_map(|path| held(path).transpose()).collect::<Result<Vec<_>, _>>()?;
     // Where a user namespace sees no other /proc it may not mount one: before the old root is taken away.
@@ -64,6 +63,17 @@ pub(super) fn enter(job: &Job) -> Result<(), Failure> {
     }
     Ok(())
 }
+
+/// Holds the devices of the host that every program may count on.
+///
+/// # Errors
+/// If one that exists cannot be taken.
+pub(crate) fn hold_devices() -> Result<Devices, Failure> {
+    DEVICES.into_iter().filter_map(|path| held(path).transpose()).collect()
+}
+
+/// Devices with their paths.
+pub(crate) type Devices = Vec<(&'static str, OwnedFd)>;
 
 /// Holds an object of the host's tree for later. `None` if there is none.
 fn held(path: &'static str) -> Result<Option<(&'static str, OwnedFd)>, Failure> {
@@ -105,8 +115,11 @@ fn restrict(root: &Path) -> Result<(), Failure> {
     add_flags(root, MountFlags::NODEV).map_err(failed("forbid devices on"))
 }
 
-/// Makes a mount the root.
-fn pivot(root: &Path) -> Result<(), Failure> {
+/// Makes a mount, with all that is mounted below it, the root of this process and of its mount namespace.
+///
+/// # Errors
+/// If the system refuses.
+pub(crate) fn pivot(root: &Path) -> Result<(), Failure> {
     let failed = |what: &'static str| move |errno| Failure::path(what, root, errno);
     rustix::process::chdir(root).map_err(failed("enter"))?;
     // The old root comes to lie over the new one, and is taken away (pivot_root(2), NOTES).
@@ -116,7 +129,7 @@ fn pivot(root: &Path) -> Result<(), Failure> {
 }
 
 /// Adds flags to a mount and keeps those that it has, which a user namespace may not take off.
-fn add_flags(path: &Path, flags: MountFlags) -> Result<(), Errno> {
+pub(crate) fn add_flags(path: &Path, flags: MountFlags) -> Result<(), Errno> {
     let has = rustix::fs::statvfs(path)?.f_flag;
     let mut all = MountFlags::BIND | flags;
     for (known, flag) in [
@@ -141,12 +154,19 @@ fn filesystem(fstype: &str, path: &str, flags: MountFlags, options: &CStr) -> Re
 }
 
 /// A /proc of this process's namespace that has no place yet.
-fn detached_proc() -> Result<OwnedFd, Failure> {
+///
+/// # Errors
+/// If it cannot be mounted.
+pub(crate) fn detached_proc() -> Result<OwnedFd, Failure> {
     let made = FsContext::open("proc").and_then(|context| context.mount());
     made.map_err(|errno| Failure::errno("mount proc", errno))
 }
 
-fn attach_proc(proc: &OwnedFd) -> Result<(), Failure> {
+/// Attaches a /proc, in which what concerns the whole machine may only be read.
+///
+/// # Errors
+/// The first mount that fails.
+pub(crate) fn attach_proc(proc: &OwnedFd) -> Result<(), Failure> {
     make_dir("/proc")?;
     put(proc, "/proc")?;
     add_flags(Path::new("/proc"), MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC)
@@ -161,7 +181,11 @@ fn attach_proc(proc: &OwnedFd) -> Result<(), Failure> {
     Ok(())
 }
 
-fn dev(devices: &[(&'static str, OwnedFd)]) -> Result<(), Failure> {
+/// Mounts a /dev with these devices, terminals of its own, and what programs share memory by.
+///
+/// # Errors
+/// The first mount that fails.
+pub(crate) fn dev(devices: &[(&'static str, OwnedFd)]) -> Result<(), Failure> {
     filesystem("tmpfs", "/dev", MountFlags::NOSUID, c"mode=755,size=64k")?;
     for (path, device) in devices {
         make_file(path)?;

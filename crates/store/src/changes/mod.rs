@@ -134,15 +134,19 @@ pub fn by_path(changes: &mut [Change]) {
     changes.sort_by(|a, b| a.path.cmp(&b.path));
 }
 
-/// Sorts by what a reader has to see first: deletions, then what becomes another type, other changes, additions; each by
-/// the bytes of the paths.
-pub fn by_importance(changes: &mut [Change]) {
-    let rank = |what| match what {
+/// The place of a change in the order of [`by_importance`].
+pub(crate) fn rank(what: ChangeKind) -> u8 {
+    match what {
         ChangeKind::Deleted => 0,
         ChangeKind::Changed { kind: true, .. } => 1,
         ChangeKind::Changed { .. } => 2,
         ChangeKind::Added => 3,
-    };
+    }
+}
+
+/// Sorts by what a reader has to see first: deletions, then what becomes another type, other changes, additions; each by
+/// the bytes of the paths.
+pub fn by_importance(changes: &mut [Change]) {
     changes.sort_by(|a, b| rank(a.what).cmp(&rank(b.what)).then_with(|| a.path.cmp(&b.path)));
 }
 

@@ -24,6 +24,7 @@ struct Document {
     workspaces: Vec<Workspace>,
     branches: u64,
     trees: u64,
+    tries: u64,
     transient: u64,
     records: u64,
     total: u64,
@@ -66,6 +67,7 @@ pub(super) fn run(store: &Store, args: &DfArgs) -> Result<Exit, Failure> {
                 .collect(),
             branches: usage.branches,
             trees: usage.trees,
+            tries: usage.tries,
             transient: usage.transient,
             records: usage.records,
             total: usage.total,
@@ -87,6 +89,7 @@ pub(super) fn run(store: &Store, args: &DfArgs) -> Result<Exit, Failure> {
     for (what, bytes) in [
         ("writable layers that others branched off", usage.branches),
         ("trees that snapshots are made of", usage.trees),
+        ("tries; `acetate try list` names them", usage.tries),
         ("unfinished work; `gc` removes it", usage.transient),
         ("records and directories", usage.records),
     ] {

@@ -6,7 +6,7 @@ use acetate_layer::{At, Errno, Kind, Layer, Result, SetTime, SetXattr, Stat, Upp
 
 /// What a layer says about an object beside its `Stat`.
 #[derive(Default)]
-pub(super) struct Extras {
+pub(crate) struct Extras {
     /// Extended attributes by the names that users know.
     pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
     /// A directory that hides what lies below.
@@ -19,7 +19,7 @@ pub(super) struct Extras {
 
 /// Whether the target may hold more attributes than it shall have.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Before {
+pub(crate) enum Before {
     /// It has just been made.
     New,
     /// It was there.
@@ -28,7 +28,7 @@ pub(super) enum Before {
 
 impl Extras {
     /// Reads them. Without `marks` all attributes are the users'.
-    pub(super) fn read(
+    pub(crate) fn read(
         layer: &DirLayer,
         at: At<'_, DirLayer>,
         stat: &Stat,
@@ -69,7 +69,7 @@ impl Extras {
 /// Gives an object the attributes of another one. Returns how many extended attributes were lost.
 ///
 /// The order matters: a change of owner takes set-id bits and capabilities away, an ACL changes the mode.
-pub(super) fn set(
+pub(crate) fn set(
     layer: &DirLayer,
     at: At<'_, DirLayer>,
     stat: &Stat,
@@ -114,7 +114,7 @@ fn remove_others(layer: &DirLayer, at: At<'_, DirLayer>, extras: &Extras) -> Res
 }
 
 /// Takes a directory's default ACL away, so that what is made in it inherits nothing.
-pub(super) fn stop_inheritance(layer: &DirLayer, dir: At<'_, DirLayer>) -> Result<()> {
+pub(crate) fn stop_inheritance(layer: &DirLayer, dir: At<'_, DirLayer>) -> Result<()> {
     gone(layer.remove_xattr(dir, acl::DEFAULT))
 }
 

@@ -7,7 +7,7 @@
 //! Trees are made bottom to top: applying a layer to the tree of those below it gives the tree with it. That is the same
 //! as looking each name up from the top, as a mount does, because a layer decides about a name or leaves it alone.
 
-mod attributes;
+pub(crate) mod attributes;
 mod data;
 mod merge;
 mod remove;
