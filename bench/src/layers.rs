@@ -39,6 +39,8 @@ pub enum Lowers {
     Wide,
     /// One file of 256 MiB.
     Big,
+    /// A git repository with a work tree of 2,000 files.
+    Repository,
     /// 25 layers that share their directories.
     Deep,
 }
@@ -50,6 +52,7 @@ pub struct Layers {
     tree: Vec<PathBuf>,
     wide: Vec<PathBuf>,
     big: PathBuf,
+    repository: PathBuf,
     deep: Vec<PathBuf>,
     /// A tar file of a tenth of the tree, for unpacking.
     pub archive: PathBuf,
@@ -65,6 +68,7 @@ impl Layers {
             tree: vec![scratch.dir("tree-top")?, scratch.dir("tree")?],
             wide: vec![scratch.dir("wide-top")?, scratch.dir("wide")?],
             big: scratch.dir("big")?,
+            repository: scratch.dir("git")?,
             deep: (0..DEEP_LAYERS).map(|i| scratch.dir(&format!("deep-{i}"))).collect::<Result<_, _>>()?,
             archive: scratch.path().join("archive.tar"),
             merged: scratch.dir("merged")?,
@@ -97,6 +101,8 @@ impl Layers {
         tar.arg("-cf").arg(&layers.archive).arg("-C").arg(&layers.tree[1]);
         tar.args((0..OUTER_DIRS / 10).map(|d| format!("outer-{d}")));
         exec::stdout_of(&mut tar, Duration::from_secs(120)).context("making an archive")?;
+        make_repository(&layers.repository.join("repository"), &layers.archive)
+            .context("making a git repository")?;
         Ok(layers)
     }
 
@@ -107,6 +113,7 @@ impl Layers {
             Lowers::Tree => self.tree.clone(),
             Lowers::Wide => self.wide.clone(),
             Lowers::Big => vec![self.big.clone()],
+            Lowers::Repository => vec![self.repository.clone()],
             Lowers::Deep => self.deep.clone(),
         }
     }
@@ -130,4 +137,21 @@ fn make_tree(top: &Path, bottom: &Path) -> anyhow::Result<()> {
         std::fs::write(outer.join("patched.txt"), "a later layer")?;
     }
     Ok(())
+}
+
+/// The archive's files, committed, and an index that git trusts without reading them again.
+fn make_repository(at: &Path, archive: &Path) -> anyhow::Result<()> {
+    std::fs::create_dir(at)?;
+    let git = ["git", "-c", "user.name=b", "-c", "user.email=b@localhost", "-c", "safe.directory=*"];
+    let run = |words: &[&str]| {
+        let mut command = Command::new(words[0]);
+        exec::stdout_of(command.args(&words[1..]).current_dir(at), Duration::from_secs(120))
+    };
+    exec::stdout_of(Command::new("tar").arg("-xf").arg(archive).arg("-C").arg(at), Duration::from_secs(120))?;
+    for words in [&["init", "-q"][..], &["add", "-A"], &["commit", "-q", "-m", "all"]] {
+        run(&[&git[..], words].concat())?;
+    }
+    // An index as old as its files would have them read again.
+    std::thread::sleep(Duration::from_millis(1100));
+    run(&[&git[..], &["update-index", "--really-refresh"]].concat()).map(drop)
 }

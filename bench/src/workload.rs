@@ -29,6 +29,20 @@ const MISSING_PASSES: usize = 20;
 const RANDOM_BYTES: usize = 64 << 20;
 const RANDOM_WRITES: usize = 16_384;
 
+/// Reads of random-read, and the bytes of each read and write.
+const RANDOM_READS: usize = 16_384;
+const PAGE: usize = 4096;
+
+/// Writes of small-writes.
+const LOG_LINES: usize = 65_536;
+
+/// Files that open-small opens, and how often each.
+const SMALL_FILES: usize = 2_000;
+const SMALL_PASSES: usize = 5;
+
+/// Transactions of sqlite.
+const TRANSACTIONS: usize = 300;
+
 /// Directories that mkdir-rm makes, with one file in each.
 const MADE_DIRS: usize = 2_000;
 
@@ -67,7 +81,7 @@ pub struct Workload {
 }
 
 /// All workloads, in the order of the report.
-pub const WORKLOADS: [Workload; 18] = [
+pub const WORKLOADS: [Workload; 25] = [
     workload(
         "find-cold",
         "find: names of 20,000 files, caches dropped",
@@ -91,6 +105,22 @@ pub const WORKLOADS: [Workload; 18] = [
         Start::Cold,
         find_sizes,
     ),
+    workload(
+        "grep-cold",
+        "grep -r: contents of 20,000 files, caches dropped",
+        Lowers::Tree,
+        Start::Cold,
+        grep,
+    ),
+    workload("grep-warm", "the same again", Lowers::Tree, Start::Warm, grep),
+    workload("git-status", "git status of 2,000 files, warm", Lowers::Repository, Start::Warm, git_status),
+    workload(
+        "open-small",
+        "open, read and close 2,000 small files, 5 times, warm",
+        Lowers::Tree,
+        Start::Warm,
+        open_small,
+    ),
     workload("untar", "unpack 2,000 files", Lowers::Empty, Start::Fresh, untar),
     workload(
         "create-unlink",
@@ -108,6 +138,13 @@ pub const WORKLOADS: [Workload; 18] = [
     ),
     workload("read-cold", "read 256 MiB of a lower file, caches dropped", Lowers::Big, Start::Cold, read_big),
     workload("read-warm", "the same again", Lowers::Big, Start::Warm, read_big),
+    workload(
+        "random-read",
+        "16,384 reads of 4 KiB anywhere in a lower file, warm",
+        Lowers::Big,
+        Start::Warm,
+        read_random,
+    ),
     workload("write", "write 256 MiB to a new file, no fsync", Lowers::Empty, Start::Fresh, write_big),
     Workload {
         name: "random-write",
@@ -116,6 +153,22 @@ pub const WORKLOADS: [Workload; 18] = [
         start: Start::Fresh,
         prepare: make_random,
         run: write_random,
+    },
+    Workload {
+        name: "small-writes",
+        what: "append 65,536 lines of 64 bytes to a file, a write each",
+        lowers: Lowers::Empty,
+        start: Start::Fresh,
+        prepare: nothing,
+        run: write_lines,
+    },
+    Workload {
+        name: "sqlite",
+        what: "300 sqlite transactions with a rollback journal",
+        lowers: Lowers::Empty,
+        start: Start::Fresh,
+        prepare: make_database,
+        run: transact,
     },
     workload(
         "stat-missing",
@@ -176,6 +229,34 @@ fn find_sizes(merged: &Path, _: &Layers) -> anyhow::Result<u64> {
     Ok(String::from_utf8_lossy(&output).lines().filter_map(|line| line.parse::<u64>().ok()).sum())
 }
 
+/// grep answers 1 if it found nothing, so there is one line to be found.
+fn grep(merged: &Path, _: &Layers) -> anyhow::Result<u64> {
+    Ok(lines(&program(merged, &["grep", "-r", "a later layer", "."])?))
+}
+
+fn git_status(merged: &Path, _: &Layers) -> anyhow::Result<u64> {
+    // Without optional locks git does not rewrite its index, so that all runs do the same.
+    let words = ["git", "--no-optional-locks", "-c", "safe.directory=*", "status", "--porcelain"];
+    let output = program(&merged.join("repository"), &words)?;
+    if !output.is_empty() {
+        bail!("git status: {}", String::from_utf8_lossy(&output));
+    }
+    Ok(0)
+}
+
+fn open_small(merged: &Path, _: &Layers) -> anyhow::Result<u64> {
+    let mut buffer = vec![0; BLOCK];
+    let mut total = 0;
+    for _ in 0..SMALL_PASSES {
+        for i in 0..SMALL_FILES {
+            let (outer, inner, file) = (i / 400, i / 20 % 20, i % 20);
+            let name = format!("outer-{outer}/inner-{inner}/file-{file}.txt");
+            total += File::open(merged.join(name))?.read(&mut buffer)? as u64;
+        }
+    }
+    Ok(total)
+}
+
 fn untar(merged: &Path, layers: &Layers) -> anyhow::Result<u64> {
     let mut command = Command::new("tar");
     exec::stdout_of(command.arg("-xf").arg(&layers.archive).current_dir(merged), LIMIT)?;
@@ -224,6 +305,45 @@ fn read_big(merged: &Path, _: &Layers) -> anyhow::Result<u64> {
     }
 }
 
+/// Page numbers below `pages`, which is a power of two: no page twice before all were there, the same for every system.
+fn pages(pages: u64) -> impl Iterator<Item = u64> {
+    std::iter::successors(Some(1u64), move |page| {
+        Some(page.wrapping_mul(1_103_515_245).wrapping_add(12345) % pages)
+    })
+    .skip(1)
+}
+
+fn read_random(merged: &Path, _: &Layers) -> anyhow::Result<u64> {
+    let file = File::open(merged.join("big"))?;
+    let mut buffer = [0; PAGE];
+    for page in pages((BIG_BYTES / PAGE) as u64).take(RANDOM_READS) {
+        file.read_exact_at(&mut buffer, page * PAGE as u64)?;
+    }
+    Ok(RANDOM_READS as u64)
+}
+
+fn write_lines(merged: &Path, _: &Layers) -> anyhow::Result<u64> {
+    let mut file = File::create_new(merged.join("log"))?;
+    for _ in 0..LOG_LINES {
+        file.write_all(&[b'l'; 64])?;
+    }
+    Ok(file.metadata()?.len())
+}
+
+fn make_database(merged: &Path, _: &Layers) -> anyhow::Result<u64> {
+    let fill = "CREATE TABLE t(id INTEGER PRIMARY KEY, value TEXT);
+        WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 20000)
+        INSERT INTO t SELECT i, hex(randomblob(100)) FROM n;";
+    program(merged, &["sqlite3", "-batch", "-bail", "base.db", fill])?;
+    Ok(0)
+}
+
+fn transact(merged: &Path, _: &Layers) -> anyhow::Result<u64> {
+    let statement = "UPDATE t SET value = hex(randomblob(100)) WHERE id = 1 + abs(random()) % 20000;\n";
+    program(merged, &["sqlite3", "-batch", "-bail", "base.db", &statement.repeat(TRANSACTIONS)])?;
+    Ok(TRANSACTIONS as u64)
+}
+
 fn write_big(merged: &Path, _: &Layers) -> anyhow::Result<u64> {
     let mut file = File::create_new(merged.join("written"))?;
     let buffer = vec![b'w'; BLOCK];
@@ -240,13 +360,9 @@ fn make_random(merged: &Path, _: &Layers) -> anyhow::Result<u64> {
 
 fn write_random(merged: &Path, _: &Layers) -> anyhow::Result<u64> {
     let file = OpenOptions::new().write(true).open(merged.join("random"))?;
-    let buffer = [b'R'; 4096];
-    let pages = (RANDOM_BYTES / buffer.len()) as u64;
-    // A full-period generator modulo a power of two: no page twice in a row, the same order for every system.
-    let mut page = 1u64;
-    for _ in 0..RANDOM_WRITES {
-        page = page.wrapping_mul(1_103_515_245).wrapping_add(12345) % pages;
-        file.write_all_at(&buffer, page * buffer.len() as u64)?;
+    let buffer = [b'R'; PAGE];
+    for page in pages((RANDOM_BYTES / PAGE) as u64).take(RANDOM_WRITES) {
+        file.write_all_at(&buffer, page * PAGE as u64)?;
     }
     Ok(RANDOM_WRITES as u64)
 }
