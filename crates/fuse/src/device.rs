@@ -3,7 +3,7 @@
 use acetate_sys::Errno;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{read, write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// An open `/dev/fuse` of a mounted filesystem. Any number of threads may read and write it: each read takes one
 /// request, each write answers one.
@@ -49,6 +49,22 @@ impl Device {
         // A poll that fails says nothing of a queue.
         matches!(poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })), Ok(1))
             && fds[0].revents().contains(PollFlags::IN)
+    }
+
+    /// Lets the kernel read and write `file` itself, wherever replies name it by the result.
+    ///
+    /// # Errors
+    /// [`acetate_sys::fuse::backing_open`]
+    pub(crate) fn lend(&self, file: BorrowedFd<'_>) -> Result<u32, Errno> {
+        acetate_sys::fuse::backing_open(self.0.as_fd(), file)
+    }
+
+    /// Ends [`lend`](Self::lend) for opens to come.
+    ///
+    /// # Errors
+    /// `ENOENT` for an unknown number.
+    pub(crate) fn take_back(&self, id: u32) -> Result<(), Errno> {
+        acetate_sys::fuse::backing_close(self.0.as_fd(), id)
     }
 
     /// Writes a reply or a notification.

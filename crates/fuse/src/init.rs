@@ -10,6 +10,9 @@ pub(crate) const INIT_EXT: u32 = 1 << 30;
 
 /// The largest request or reply body in bytes without [`Feature::MaxPages`]: 32 pages.
 const MAX_IO_WITHOUT_PAGES: u32 = 128 * 1024;
+/// How many filesystems may lie above those whose files are lent, ours included: layers must not be stacked themselves,
+/// while other overlays can still be stacked on this mount.
+const STACK_DEPTH: u32 = 1;
 /// The unit of `init_out.max_pages` in bytes. Larger pages only make the limit larger, which `max_write` bounds.
 const PAGE: u32 = 4096;
 
@@ -76,6 +79,8 @@ features! {
     HandleKillPrivV2 = 28, "handle_killpriv_v2";
     /// Setting an attribute says whether the set-group-id bit goes.
     SetXattrExt = 29, "setxattr_ext";
+    /// Reads and writes of files that the kernel was lent are its own.
+    Passthrough = 37, "passthrough";
     /// No file handles to open by, as overlayfs by default (`nfs_export=off`).
     NoExportSupport = 38, "no_export_support";
 }
@@ -161,7 +166,8 @@ pub(crate) fn put_init_out(reply: &mut Reply, in_force: &InForce) {
     reply.u16(u16::try_from(in_force.max_write.div_ceil(PAGE)).unwrap_or(u16::MAX));
     reply.u16(0);
     reply.u32((flags >> 32) as u32);
-    reply.zeros(28);
+    reply.u32(STACK_DEPTH);
+    reply.zeros(24);
 }
 
 /// Writes the reply that asks for an offer in our major version.
@@ -210,7 +216,7 @@ mod tests {
         assert_eq!((word(16), word(20), word(24)), (MAJOR, MINOR, 131_072));
         assert_eq!(word(28), expected_low);
         assert_eq!((word(36), word(40)), (1 << 20, 1));
-        assert_eq!((word(44), word(48)), (256, 1 << 6));
+        assert_eq!((word(44), word(48), word(52)), (256, 1 << 5 | 1 << 6, STACK_DEPTH));
     }
 
     #[test]

@@ -6,6 +6,7 @@
 
 mod device;
 mod dispatch;
+mod files;
 mod helper;
 mod init;
 mod mount;

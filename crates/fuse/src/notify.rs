@@ -3,7 +3,7 @@
 use crate::session::Shared;
 use crate::wire::flags::NOTIFY_INVAL_INODE;
 use crate::wire::output;
-use acetate_overlay::NodeId;
+use acetate_overlay::{Changed, NodeId};
 use acetate_sys::Errno;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,16 +11,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// Length of an invalidation: the header and `struct fuse_notify_inval_inode_out`.
 const LENGTH: usize = output::HEADER + 24;
 
-/// A function that makes the kernel forget the attributes of a node (and its cached access control lists), not its
-/// pages. The caller of the operation that changed them sees the new ones once it has its answer.
-pub(crate) fn notifier(shared: Arc<Shared>) -> impl Fn(NodeId) + Send + Sync + 'static {
+/// A function that makes the kernel forget the attributes of a node (and its cached access control lists), and the
+/// listing of a directory, but not the pages of a file. The caller of the operation that changed them sees the new ones once it has its answer.
+pub(crate) fn notifier(shared: Arc<Shared>) -> impl Fn(NodeId, Changed) + Send + Sync + 'static {
     let complained = AtomicBool::new(false);
-    move |node| {
+    move |node, what| {
         // The kernel may wait here for an inode on its way out, whose pages another request has to write first.
         if let Some(pool) = shared.pool.get() {
             pool.let_another_read();
         }
-        match shared.device.write(&attributes_changed(node)) {
+        match shared.device.write(&changed(node, what)) {
             // The kernel does not know the node (any more), or nobody listens.
             Ok(()) | Err(Errno::NOENT | Errno::NODEV | Errno::NOTCONN) => {}
             Err(errno) => {
@@ -32,15 +32,20 @@ pub(crate) fn notifier(shared: Arc<Shared>) -> impl Fn(NodeId) + Send + Sync + '
     }
 }
 
-/// `FUSE_NOTIFY_INVAL_INODE` with an offset below zero: attributes only.
-fn attributes_changed(node: NodeId) -> [u8; LENGTH] {
+/// `FUSE_NOTIFY_INVAL_INODE`; with an offset below zero it is about attributes only, else about all pages from there on,
+/// which are where the kernel keeps a listing.
+pub(crate) fn changed(node: NodeId, what: Changed) -> [u8; LENGTH] {
+    let offset: i64 = match what {
+        Changed::Attributes => -1,
+        Changed::Listing => 0,
+    };
     let mut bytes = [0; LENGTH];
     let fields: [&[u8]; 6] = [
         &(LENGTH as u32).to_ne_bytes(),
         &NOTIFY_INVAL_INODE.to_ne_bytes(),
         &0u64.to_ne_bytes(),
         &node.0.to_ne_bytes(),
-        &(-1i64).to_ne_bytes(),
+        &offset.to_ne_bytes(),
         &0i64.to_ne_bytes(),
     ];
     let mut at = 0;

@@ -2,7 +2,8 @@
 
 use crate::device::{Device, Got};
 use crate::dispatch::{Answer, Call, Failure, dispatch};
-use crate::init::{self, InForce, negotiate, put_init_out, put_offer_again};
+use crate::files::Files;
+use crate::init::{self, Feature, InForce, negotiate, put_init_out, put_offer_again};
 use crate::mount::{MountError, MountSpec, mount};
 use crate::notify::notifier;
 use crate::pool::{Pool, Turn, Work};
@@ -11,7 +12,7 @@ use crate::wire::input::{Header, Malformed, Request, SetXattrForm, decode};
 use crate::wire::op::Op;
 use crate::wire::output::Reply;
 use acetate_layer::UpperLayer;
-use acetate_overlay::{NodeId, Overlay};
+use acetate_overlay::{Changed, NodeId, Overlay};
 use acetate_sys::Errno;
 use parking_lot::Mutex;
 use std::cell::Cell;
@@ -38,11 +39,13 @@ pub struct Tuning {
     pub max_write: u32,
     /// The most requests that no program waits for (readahead, release) at a time.
     pub max_background: u16,
+    /// Let the kernel read and write files of the upper layer itself, where it offers that and the mounter may.
+    pub passthrough: bool,
 }
 
 impl Default for Tuning {
     fn default() -> Self {
-        Tuning { max_threads: 16, max_write: 1024 * 1024, max_background: 64 }
+        Tuning { max_threads: 16, max_write: 1024 * 1024, max_background: 64, passthrough: true }
     }
 }
 
@@ -124,9 +127,9 @@ impl Connection {
         Connection { tuning, ..self }
     }
 
-    /// A function that tells the kernel that the attributes of a node have changed other than by its own request: the
+    /// A function that tells the kernel what has changed of a node other than by its own request: the
     /// `changed` of [`Overlay::new`]. It works from within operations and does nothing once all is over.
-    pub fn notifier(&self) -> impl Fn(NodeId) + Send + Sync + 'static {
+    pub fn notifier(&self) -> impl Fn(NodeId, Changed) + Send + Sync + 'static {
         notifier(Arc::clone(&self.shared))
     }
 
@@ -154,7 +157,8 @@ impl Connection {
         ready(&in_force);
         let pool = self.shared.pool.get_or_init(|| Pool::new(self.tuning.max_threads));
         let device = &self.shared.device;
-        let server = Server { overlay, device, pool, in_force, trace, end: Mutex::new(None) };
+        let files = Files::new(device, self.tuning.passthrough && in_force.has(Feature::Passthrough));
+        let server = Server { overlay, files, device, pool, in_force, trace, end: Mutex::new(None) };
         pool.run(&server).map_err(ServeError::Thread)?;
         match server.end.into_inner() {
             Some(Got::Aborted) => Ok(Ended::Aborted),
@@ -213,6 +217,7 @@ fn offer(bytes: &[u8]) -> Result<(u64, crate::wire::input::InitIn), Failure> {
 /// Serves one mount. Shared by all threads.
 struct Server<'a, L: UpperLayer> {
     overlay: &'a Overlay<L>,
+    files: Files<'a>,
     device: &'a Device,
     pool: &'a Pool,
     in_force: InForce,
@@ -290,7 +295,7 @@ impl<L: UpperLayer> Server<'_, L> {
         if call.may_take_long() {
             self.pool.let_another_read();
         }
-        dispatch(self.overlay, &call, reply)
+        dispatch(self.overlay, &self.files, &call, reply)
     }
 
     fn send(&self, header: &Header, reply: &[u8]) {

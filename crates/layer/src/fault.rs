@@ -3,6 +3,7 @@
 //! [`Fault`] passes every call to the layer that it wraps, counts it, and can make one of them fail, or all from one
 //! on. That is how tests visit every point at which a disk may be full or a process may be killed.
 
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -186,6 +187,10 @@ impl<L: Layer> Layer for Fault<L> {
 
     fn keep_atime(&self, file: &L::File) -> Result<()> {
         self.read("keep_atime")?.keep_atime(file)
+    }
+
+    fn descriptor<'a>(&self, file: &'a L::File) -> Option<BorrowedFd<'a>> {
+        self.inner.descriptor(file)
     }
 
     fn hold(&self, dir: &L::Dir, name: &[u8]) -> Result<L::File> {

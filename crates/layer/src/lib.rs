@@ -17,6 +17,8 @@ pub mod work;
 pub use acetate_sys::Errno;
 pub use types::*;
 
+use std::os::fd::BorrowedFd;
+
 /// What a layer operation returns. The error is the filesystem's own errno, unchanged.
 pub type Result<T> = std::result::Result<T, Errno>;
 
@@ -63,6 +65,12 @@ pub trait Layer: Send + Sync + Sized + 'static {
     /// decide. Memory layers never move access times.
     fn keep_atime(&self, _file: &Self::File) -> Result<()> {
         Ok(())
+    }
+
+    /// The descriptor of an open file, for whoever can do its reads and writes without this layer; `None` if there
+    /// is no such thing.
+    fn descriptor<'a>(&self, _file: &'a Self::File) -> Option<BorrowedFd<'a>> {
+        None
     }
 
     /// A reference to the object `name` in `dir` that outlives the name.

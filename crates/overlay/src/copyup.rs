@@ -6,7 +6,7 @@
 
 use crate::error::{OpError, Result, Step};
 use crate::node::{Links, Lower, Node, Place, Real};
-use crate::{Durability, Index, Overlay};
+use crate::{Changed, Durability, Index, Overlay};
 use acetate_layer::mark::{self, Mark, ProtAttr};
 use acetate_layer::work::Staged;
 use acetate_layer::{Access, At, Errno, Kind, Owner, SetTime, SetXattr, Stat, UpperLayer, acl};
@@ -139,7 +139,7 @@ impl<L: UpperLayer> Overlay<L> {
             upper.set_times(At::Dir(&parent), SetTime::To(times.atime), SetTime::To(times.mtime));
         drop(state);
         place.parent.forget_listing();
-        (self.changed)(node.id);
+        (self.changed)(node.id, Changed::Attributes);
         Ok(())
     }
 
@@ -208,11 +208,16 @@ impl<L: UpperLayer> Overlay<L> {
         let _times_are_cosmetic =
             upper.set_times(At::Dir(parent), SetTime::To(times.atime), SetTime::To(times.mtime));
         place.parent.forget_listing();
-        // A directory is merged from now on, and lists otherwise.
-        node.forget_listing();
-        (self.changed)(node.id);
-        // Its change time cannot be given back.
-        (self.changed)(place.parent.id);
+        // Its change time cannot be given back, and the entry may have another number.
+        let parent = if origin == Kept::Nothing { Changed::Listing } else { Changed::Attributes };
+        (self.changed)(place.parent.id, parent);
+        if stat.kind == Kind::Dir {
+            // It is merged from now on, and lists otherwise.
+            node.forget_listing();
+            (self.changed)(node.id, Changed::Listing);
+        } else {
+            (self.changed)(node.id, Changed::Attributes);
+        }
         Ok(())
     }
 
@@ -483,7 +488,7 @@ impl<L: UpperLayer> Overlay<L> {
         node.in_upper.store(true, Ordering::Release);
         node.data_in_upper.store(data != Data::Below, Ordering::Release);
         drop(state);
-        (self.changed)(node.id);
+        (self.changed)(node.id, Changed::Attributes);
         Ok(())
     }
 
@@ -501,7 +506,7 @@ impl<L: UpperLayer> Overlay<L> {
         let name = self.config.dialect.name(Mark::Impure);
         upper.set_xattr(real.at(), name, b"y", SetXattr::Any).step("mark a directory impure")?;
         part.impure.store(true, Ordering::Release);
-        (self.changed)(dir.id);
+        (self.changed)(dir.id, Changed::Attributes);
         Ok(())
     }
 }

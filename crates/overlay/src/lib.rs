@@ -51,14 +51,15 @@ pub struct Overlay<L: UpperLayer> {
     namelen: usize,
     /// Held by renames between directories, so that ancestry does not change under them.
     renaming: Mutex<()>,
-    changed: Box<dyn Fn(NodeId) + Send + Sync>,
+    changed: Box<dyn Fn(NodeId, Changed) + Send + Sync>,
     given_up: Box<dyn Fn() -> bool + Send + Sync>,
 }
 
 impl<L: UpperLayer> Overlay<L> {
     /// Puts layers over one another.
     ///
-    /// `changed` is called when an operation changes attributes of a node other than those it was asked to change;
+    /// `changed` is called when an operation changes attributes of a node other than those it was asked to change, or
+    /// the listing of a directory other than by the names that it was asked to add or remove;
     /// it may be called with locks held and must not call back.
     ///
     /// # Errors
@@ -66,7 +67,7 @@ impl<L: UpperLayer> Overlay<L> {
     pub fn new(
         stack: Stack<L>,
         config: Config,
-        changed: Box<dyn Fn(NodeId) + Send + Sync>,
+        changed: Box<dyn Fn(NodeId, Changed) + Send + Sync>,
     ) -> Result<Overlay<L>> {
         let Stack { upper, mut lowers, mut data } = stack;
         let lower_ids: Vec<FsId> = lowers.iter().map(Layer::filesystem).collect();

@@ -2,7 +2,7 @@
 //!
 //! A merged listing shows each name once, as the topmost layer has it, in the kernel's order: the lowest directory's
 //! names first, then those of upper, then those in between (fs/overlayfs/readdir.c). The position of an entry is its
-//! offset; whiteouts keep theirs, so offsets have gaps.
+//! offset; names keep theirs as long as the directory is known, so offsets have gaps.
 
 use crate::error::{Result, Step};
 use crate::node::{Node, State};
@@ -25,6 +25,8 @@ pub(crate) struct ListEntry {
     pub lower: Option<usize>,
     /// A whiteout: keeps its position and is not shown.
     pub hidden: bool,
+    /// Where it stands in this and all later listings of the directory.
+    pub position: u64,
 }
 
 /// The entries of a directory, without `.` and `..`.
@@ -37,6 +39,8 @@ pub(crate) struct Listing {
     pub merged: bool,
     /// How many changes the directory had seen before it was read.
     pub as_of: u64,
+    /// The first position that no entry of this or an earlier listing has had.
+    pub end: u64,
 }
 
 /// How whiteouts are treated in the part of a directory that one layer has.
@@ -54,25 +58,30 @@ impl<L: UpperLayer> Overlay<L> {
     /// The current listing of a directory: the remembered one, or a new one.
     pub(crate) fn listing(&self, node: &Node<L>) -> Result<Arc<Listing>> {
         let part = node.as_dir()?;
-        let changes = {
+        // Listings are read one after the other, so that each knows the positions of the one before.
+        let _reading = part.reading.lock();
+        let (changes, previous) = {
             let remembered = part.listing.lock();
-            if let Some(listing) = &remembered.current {
-                return Ok(listing.clone());
+            match &remembered.last {
+                Some(listing) if listing.as_of == remembered.changes => return Ok(listing.clone()),
+                last => (remembered.changes, last.clone()),
             }
-            remembered.changes
         };
         let listing = {
             let state = node.state.read();
-            Arc::new(self.read_listing(node, &state, changes)?)
+            Arc::new(self.read_listing(node, &state, changes, previous.as_deref())?)
         };
-        let mut remembered = part.listing.lock();
-        if remembered.changes == changes {
-            remembered.current = Some(listing.clone());
-        }
+        part.listing.lock().last = Some(listing.clone());
         Ok(listing)
     }
 
-    fn read_listing(&self, node: &Node<L>, state: &State<L>, as_of: u64) -> Result<Listing> {
+    fn read_listing(
+        &self,
+        node: &Node<L>,
+        state: &State<L>,
+        as_of: u64,
+        previous: Option<&Listing>,
+    ) -> Result<Listing> {
         let merged = self.lists_merged(node, state)?;
         let impure = self.is_impure(node, state)?;
         let mut parts: Vec<Vec<ListEntry>> = Vec::with_capacity(state.parts());
@@ -99,7 +108,9 @@ impl<L: UpperLayer> Overlay<L> {
             };
             parts.push(self.read_part(&self.lowers[lower.layer], dir, Some(lower.layer), whiteouts)?);
         }
-        Ok(Listing { entries: merge(parts), impure, merged, as_of })
+        let mut entries = merge(parts);
+        let end = place(&mut entries, previous);
+        Ok(Listing { entries, impure, merged, as_of, end })
     }
 
     /// Reads the part of a directory that one layer has.
@@ -128,7 +139,14 @@ impl<L: UpperLayer> Overlay<L> {
                     Some(number) => self.inodes.lower(number, entry.ino),
                     None => self.inodes.upper(entry.ino),
                 };
-                entries.push(ListEntry { name: entry.name.into(), ino, kind, lower, hidden: false });
+                entries.push(ListEntry {
+                    name: entry.name.into(),
+                    ino,
+                    kind,
+                    lower,
+                    hidden: false,
+                    position: 0,
+                });
             })
             .step("list a directory of a layer")?;
         for index in unclear {
@@ -222,6 +240,26 @@ impl<L: UpperLayer> Overlay<L> {
     }
 }
 
+/// Gives the entries their positions and returns the first free one. Names that an earlier listing had keep theirs, and
+/// new ones come after all that there ever were: a reader who goes on in a later listing misses no name that was there
+/// all the time, and meets none twice.
+fn place(entries: &mut [ListEntry], previous: Option<&Listing>) -> u64 {
+    let mut end = previous.map_or(0, |listing| listing.end);
+    let known: HashMap<&[u8], u64> = previous
+        .map(|listing| listing.entries.iter().map(|entry| (&*entry.name, entry.position)).collect())
+        .unwrap_or_default();
+    for entry in &mut *entries {
+        entry.position = known.get(&*entry.name).copied().unwrap_or_else(|| {
+            end += 1;
+            end - 1
+        });
+    }
+    if previous.is_some() {
+        entries.sort_unstable_by_key(|entry| entry.position);
+    }
+    end
+}
+
 /// Merges parts given top to bottom.
 fn merge(mut parts: Vec<Vec<ListEntry>>) -> Vec<ListEntry> {
     if parts.len() < 2 {
@@ -276,6 +314,7 @@ mod tests {
             kind: Kind::File,
             lower,
             hidden: false,
+            position: 0,
         };
         names.iter().map(entry).collect()
     }
@@ -289,5 +328,28 @@ mod tests {
         let expected: [(&[u8], Option<usize>); 4] =
             [(b"a", Some(1)), (b"b", None), (b"c", None), (b"d", Some(0))];
         assert_eq!(shown, expected);
+    }
+
+    #[test]
+    fn names_keep_their_positions() {
+        let listing = |names: &[&str], previous: Option<&Listing>| {
+            let mut entries = part(None, names);
+            let end = place(&mut entries, previous);
+            Listing { entries, impure: false, merged: false, as_of: 0, end }
+        };
+        let shown = |listing: &Listing| -> Vec<(String, u64)> {
+            let name = |entry: &ListEntry| String::from_utf8_lossy(&entry.name).into_owned();
+            listing.entries.iter().map(|entry| (name(entry), entry.position)).collect()
+        };
+        let owned = |pairs: &[(&str, u64)]| -> Vec<(String, u64)> {
+            pairs.iter().map(|(name, position)| ((*name).to_owned(), *position)).collect()
+        };
+        let first = listing(&["a", "b", "c"], None);
+        assert_eq!(shown(&first), owned(&[("a", 0), ("b", 1), ("c", 2)]));
+        let second = listing(&["n", "c", "b"], Some(&first));
+        assert_eq!(shown(&second), owned(&[("b", 1), ("c", 2), ("n", 3)]));
+        // A position that was given up is not given again.
+        let third = listing(&["m", "b"], Some(&second));
+        assert_eq!(shown(&third), owned(&[("b", 1), ("m", 4)]));
     }
 }

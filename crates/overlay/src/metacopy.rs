@@ -4,10 +4,10 @@
 //! whose files are looked for when the data is first needed (overlayfs.rst, "Metadata only copy up" and "Data-only lower
 //! layers").
 
-use crate::Overlay;
 use crate::copyup::Data;
 use crate::error::{OpError, Result, Step};
 use crate::node::{Lower, Node, Real, State};
+use crate::{Changed, Overlay};
 use acetate_layer::mark::Mark;
 use acetate_layer::{Access, At, Errno, Kind, SetXattr, Stat, UpperLayer};
 use std::sync::Arc;
@@ -124,7 +124,7 @@ impl<L: UpperLayer> Overlay<L> {
         state.lowers.clear();
         node.data_in_upper.store(true, Ordering::Release);
         drop(state);
-        (self.changed)(node.id);
+        (self.changed)(node.id, Changed::Attributes);
         Ok(())
     }
 }

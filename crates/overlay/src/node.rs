@@ -4,8 +4,9 @@
 //! In this order; whoever holds one may only take later ones:
 //! 1. `ns` of directories, two of them by node id: read to look a name up, write to change names;
 //! 2. `copy` of a node: held for a whole copy-up, data included, and by nobody else;
-//! 3. `state` of a node: read to use its real objects, write for the instant in which they change;
-//! 4. `children`, `listing`, tables: leaves, never held across a call to a layer.
+//! 3. `reading` of a directory: held while its listing is read;
+//! 4. `state` of a node: read to use its real objects, write for the instant in which they change;
+//! 5. `children`, `listing`, tables: leaves, never held across a call to a layer.
 //!
 //! A copy-up takes `copy` of the ancestors before that of the node, never both at once.
 
@@ -202,13 +203,13 @@ impl<L: UpperLayer> State<L> {
     }
 }
 
-/// The listing of a directory, as long as nothing has changed.
+/// The listing of a directory.
 #[derive(Default)]
 pub(crate) struct Remembered {
     /// Counts changes of names and copy-ups of entries, so that what was read meanwhile is not taken for current.
     pub changes: u64,
-    /// The listing.
-    pub current: Option<Arc<Listing>>,
+    /// The listing that was read last; current if it is as of that many changes.
+    pub last: Option<Arc<Listing>>,
 }
 
 /// Live nodes by name.
@@ -220,7 +221,9 @@ pub(crate) struct DirPart<L: UpperLayer> {
     pub ns: RwLock<()>,
     /// The nodes of names that the kernel has looked up.
     pub children: Mutex<Children<L>>,
-    /// The listing, as long as nothing has changed.
+    /// Held while a listing is read. Taken after `ns`, before `state`.
+    pub reading: Mutex<()>,
+    /// The listing, and whether anything has changed since.
     pub listing: Mutex<Remembered>,
     /// The default ACL of the directory, once it has been read.
     pub default_acl: Mutex<Option<Option<Arc<[u8]>>>>,
@@ -256,6 +259,7 @@ impl<L: UpperLayer> Node<L> {
             Box::new(DirPart {
                 ns: RwLock::new(()),
                 children: Mutex::new(HashMap::new()),
+                reading: Mutex::new(()),
                 listing: Mutex::new(Remembered::default()),
                 default_acl: Mutex::new(None),
                 impure: AtomicBool::new(false),
@@ -314,9 +318,7 @@ impl<L: UpperLayer> Node<L> {
     /// Forgets the remembered listing: an entry was added or removed, or moved to upper.
     pub fn forget_listing(&self) {
         if let Some(dir) = &self.dir {
-            let mut listing = dir.listing.lock();
-            listing.changes += 1;
-            listing.current = None;
+            dir.listing.lock().changes += 1;
         }
     }
 }

@@ -1,8 +1,8 @@
 //! Origins: which lower object a copy comes from, as a file handle in the mark `origin`.
 
-use crate::Overlay;
 use crate::error::{OpError, Result, Step};
 use crate::node::{Lower, Node, Real, State};
+use crate::{Changed, Overlay};
 use acetate_layer::mark::{Mark, Origin};
 use acetate_layer::{At, Errno, Handle, Kind, Layer, SetXattr, Stat, UpperLayer};
 
@@ -50,7 +50,7 @@ impl<L: UpperLayer> Overlay<L> {
             let impure = self.config.dialect.name(Mark::Impure);
             // As above: without it only the inode numbers of a listing differ.
             let _not_essential = layer.set_xattr(real.at(), impure, b"y", SetXattr::Any);
-            (self.changed)(dir.id);
+            (self.changed)(dir.id, Changed::Attributes);
         }
         Ok(true)
     }

@@ -146,6 +146,15 @@ pub enum RenameKind {
     Whiteout,
 }
 
+/// What has changed of a node by an operation that was not asked to change it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Changed {
+    /// Its attributes.
+    Attributes,
+    /// Which entries the directory shows, or their inode numbers; its attributes as well.
+    Listing,
+}
+
 /// An entry of a listing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DirItem<'a> {

@@ -6,6 +6,7 @@
 pub mod btrfs;
 pub mod creds;
 pub mod fscontext;
+pub mod fuse;
 pub mod handle;
 pub mod ident;
 pub mod mount;

@@ -10,6 +10,7 @@ mod matrix;
 mod proxy;
 mod real;
 mod registry;
+mod requests;
 mod run;
 mod space;
 mod store;

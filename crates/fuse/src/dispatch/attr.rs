@@ -1,6 +1,7 @@
 //! Attributes of nodes and of the whole filesystem.
 
 use super::{Call, Failure};
+use crate::files::Files;
 use crate::wire::flags::fattr;
 use crate::wire::input::{Request, SetAttrIn};
 use crate::wire::output::Reply;
@@ -9,17 +10,23 @@ use acetate_overlay::{HandleId, Overlay, SetAttr};
 
 pub(super) fn answer<L: UpperLayer>(
     overlay: &Overlay<L>,
+    files: &Files<'_>,
     call: &Call<'_>,
     reply: &mut Reply,
 ) -> Result<(), Failure> {
     match call.request {
         Request::GetAttr { handle } => {
-            reply.attr_out(&overlay.getattr(call.node(), handle.map(HandleId))?);
+            let attr = overlay.getattr(call.node(), handle.map(HandleId))?;
+            reply.attr_out(&attr, files.valid(call.node()));
         }
-        Request::Statx { handle } => reply.statx_out(&overlay.getattr(call.node(), handle.map(HandleId))?),
+        Request::Statx { handle } => {
+            let attr = overlay.getattr(call.node(), handle.map(HandleId))?;
+            reply.statx_out(&attr, files.valid(call.node()));
+        }
         Request::SetAttr(set) => {
             let handle = set.handle.map(HandleId);
-            reply.attr_out(&overlay.setattr(call.node(), handle, &changes(&set), &call.caller())?);
+            let attr = overlay.setattr(call.node(), handle, &changes(&set), &call.caller())?;
+            reply.attr_out(&attr, files.valid(call.node()));
         }
         Request::StatFs => reply.statfs_out(&overlay.statfs()?),
         _ => return Err(Failure::Internal),

@@ -1,18 +1,25 @@
 //! Open directories and their listings.
 
 use super::{Call, Failure};
+use crate::files::Files;
+use crate::wire::flags::{FOPEN_CACHE_DIR, FOPEN_KEEP_CACHE};
 use crate::wire::input::Request;
 use crate::wire::output::{Listing, Reply};
 use acetate_layer::UpperLayer;
 use acetate_overlay::{HandleId, Overlay, Room};
 
+/// How the kernel treats an open directory: it keeps the listing, also for others who open the directory, until a name
+/// is added or removed through this mount or it is told otherwise.
+const DIR_FLAGS: u32 = FOPEN_CACHE_DIR | FOPEN_KEEP_CACHE;
+
 pub(super) fn answer<L: UpperLayer>(
     overlay: &Overlay<L>,
+    files: &Files<'_>,
     call: &Call<'_>,
     reply: &mut Reply,
 ) -> Result<(), Failure> {
     match call.request {
-        Request::OpenDir => reply.open_out(overlay.opendir(call.node())?.0, 0),
+        Request::OpenDir => reply.open_out(overlay.opendir(call.node())?.0, DIR_FLAGS, 0),
         Request::ReadDir(read) => {
             let limit = read.size as usize;
             overlay.readdir(HandleId(read.handle), read.offset, &mut |item| {
@@ -22,6 +29,7 @@ pub(super) fn answer<L: UpperLayer>(
         Request::ReadDirPlus(read) => {
             let limit = read.size as usize;
             overlay.readdirplus(HandleId(read.handle), read.offset, &mut |item, entry| {
+                let entry = entry.map(|entry| (entry, files.valid(entry.node)));
                 room(reply.dirent(limit, &item, entry, Listing::Plus))
             })?;
         }

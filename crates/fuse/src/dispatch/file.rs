@@ -1,11 +1,14 @@
 //! Open files and their content.
 
 use super::{Call, FMODE_EXEC, Failure, O_ACCMODE, O_APPEND, O_NOATIME, O_TRUNC};
-use crate::wire::flags::{FOPEN_KEEP_CACHE, FOPEN_NOFLUSH, OPEN_KILL_SUIDGID, WRITE_KILL_SUIDGID};
+use crate::files::{Files, Io};
+use crate::wire::flags::{
+    FOPEN_KEEP_CACHE, FOPEN_NOFLUSH, FOPEN_PASSTHROUGH, OPEN_KILL_SUIDGID, WRITE_KILL_SUIDGID,
+};
 use crate::wire::input::{CopyIn, CreateIn, Request};
 use crate::wire::output::Reply;
 use acetate_layer::{Access, Seek, UpperLayer};
-use acetate_overlay::{HandleId, OpenFlags, Overlay};
+use acetate_overlay::{Entry, HandleId, OpenFlags, Overlay};
 
 /// How the kernel treats an open file: pages change through this mount only, and closing one of several descriptors
 /// does nothing.
@@ -19,29 +22,30 @@ const SEEK_HOLE: u32 = 4;
 
 pub(super) fn answer<L: UpperLayer>(
     overlay: &Overlay<L>,
+    files: &Files<'_>,
     call: &Call<'_>,
     reply: &mut Reply,
 ) -> Result<(), Failure> {
     match call.request {
         Request::Open { flags, open_flags } => {
-            let handle = overlay.open(call.node(), how(flags, open_flags))?;
-            reply.open_out(handle.0, FILE_FLAGS);
+            let flags = how(flags, open_flags);
+            let handle = overlay.open(call.node(), flags)?;
+            let (io, _) = files.opened(overlay, call.node(), handle, flags.access);
+            put_open(reply, handle, io);
         }
         Request::Create(create) => {
             let CreateIn { name, mode, flags, open_flags, .. } = create;
             let caller = call.caller_with(create.umask);
-            let (entry, handle) =
-                overlay.create(call.node(), name, mode & 0o7777, how(flags, open_flags), &caller)?;
-            reply.entry_out(&entry);
-            reply.open_out(handle.0, FILE_FLAGS);
+            let flags = how(flags, open_flags);
+            let created = overlay.create(call.node(), name, mode & 0o7777, flags, &caller)?;
+            put_created(overlay, files, reply, &created, flags.access);
         }
         Request::TmpFile(create) => {
             let CreateIn { mode, flags, open_flags, .. } = create;
             let caller = call.caller_with(create.umask);
-            let (entry, handle) =
-                overlay.tmpfile(call.node(), mode & 0o7777, how(flags, open_flags), &caller)?;
-            reply.entry_out(&entry);
-            reply.open_out(handle.0, FILE_FLAGS);
+            let flags = how(flags, open_flags);
+            let created = overlay.tmpfile(call.node(), mode & 0o7777, flags, &caller)?;
+            put_created(overlay, files, reply, &created, flags.access);
         }
         Request::Read(read) => reply
             .fill(read.size as usize, |buffer| overlay.read(HandleId(read.handle), read.offset, buffer))?,
@@ -50,7 +54,10 @@ pub(super) fn answer<L: UpperLayer>(
             let wrote = overlay.write(HandleId(handle), offset, data, kill_set_ids)?;
             reply.size_out(wrote as u32);
         }
-        Request::Release { handle } => overlay.release(HandleId(handle)),
+        Request::Release { handle, flags } => {
+            files.released(call.node(), access(flags));
+            overlay.release(HandleId(handle));
+        }
         Request::Fsync { handle, data_only } => overlay.fsync(HandleId(handle), data_only)?,
         Request::Fallocate { handle, offset, len, mode } => {
             overlay.fallocate(HandleId(handle), mode, offset, len)?;
@@ -74,6 +81,26 @@ pub(super) fn answer<L: UpperLayer>(
     Ok(())
 }
 
+fn put_created<L: UpperLayer>(
+    overlay: &Overlay<L>,
+    files: &Files<'_>,
+    reply: &mut Reply,
+    (entry, handle): &(Entry, HandleId),
+    access: Access,
+) {
+    let (io, valid) = files.opened(overlay, entry.node, *handle, access);
+    reply.entry_out(entry, valid);
+    put_open(reply, *handle, io);
+}
+
+fn put_open(reply: &mut Reply, handle: HandleId, io: Io) {
+    match io {
+        Io::Cached => reply.open_out(handle.0, FILE_FLAGS, 0),
+        // Without FOPEN_KEEP_CACHE: pages from before are of no use any more once the file is written to.
+        Io::Direct(backing) => reply.open_out(handle.0, FOPEN_PASSTHROUGH | FOPEN_NOFLUSH, backing),
+    }
+}
+
 fn copy_range<L: UpperLayer>(overlay: &Overlay<L>, copy: &CopyIn) -> Result<u64, Failure> {
     // There are no flags yet (copy_file_range(2)).
     if copy.flags != 0 {
@@ -87,16 +114,21 @@ fn copy_range<L: UpperLayer>(overlay: &Overlay<L>, copy: &CopyIn) -> Result<u64,
 /// writing and gives neither; ioctl(2) is all it is for.
 fn how(flags: u32, open_flags: u32) -> OpenFlags {
     OpenFlags {
-        access: match flags & O_ACCMODE {
-            1 => Access::Write,
-            2 => Access::ReadWrite,
-            _ => Access::Read,
-        },
+        access: access(flags),
         truncate: flags & O_TRUNC != 0,
         append: flags & O_APPEND != 0,
         kill_set_ids: open_flags & OPEN_KILL_SUIDGID != 0,
         keep_atime: flags & O_NOATIME != 0,
         execute: flags & FMODE_EXEC != 0,
+    }
+}
+
+/// The access that flags of open(2) ask for.
+fn access(flags: u32) -> Access {
+    match flags & O_ACCMODE {
+        1 => Access::Write,
+        2 => Access::ReadWrite,
+        _ => Access::Read,
     }
 }
 

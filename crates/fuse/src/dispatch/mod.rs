@@ -7,6 +7,7 @@ mod ioctl;
 mod namespace;
 mod xattr;
 
+use crate::files::Files;
 use crate::init::InForce;
 use crate::wire::flags::fattr;
 use crate::wire::input::{Header, Malformed, Request, decode};
@@ -133,6 +134,7 @@ impl<'a> Call<'a> {
 /// Carries out a request and puts the result into `reply`, which is empty before.
 pub(crate) fn dispatch<L: UpperLayer>(
     overlay: &Overlay<L>,
+    files: &Files<'_>,
     call: &Call<'_>,
     reply: &mut Reply,
 ) -> Result<Answer, Failure> {
@@ -153,7 +155,7 @@ pub(crate) fn dispatch<L: UpperLayer>(
         Request::Destroy => {}
         Request::SyncFs => overlay.sync()?,
         Request::GetAttr { .. } | Request::Statx { .. } | Request::SetAttr(_) | Request::StatFs => {
-            attr::answer(overlay, call, reply)?;
+            attr::answer(overlay, files, call, reply)?;
         }
         Request::Lookup { .. }
         | Request::ReadLink
@@ -163,7 +165,7 @@ pub(crate) fn dispatch<L: UpperLayer>(
         | Request::Unlink { .. }
         | Request::RmDir { .. }
         | Request::Rename { .. }
-        | Request::Link { .. } => namespace::answer(overlay, call, reply)?,
+        | Request::Link { .. } => namespace::answer(overlay, files, call, reply)?,
         Request::Open { .. }
         | Request::Create(_)
         | Request::TmpFile(_)
@@ -174,12 +176,12 @@ pub(crate) fn dispatch<L: UpperLayer>(
         | Request::Fallocate { .. }
         | Request::Seek { .. }
         | Request::CopyFileRange(_)
-        | Request::CopyFileRange64(_) => file::answer(overlay, call, reply)?,
+        | Request::CopyFileRange64(_) => file::answer(overlay, files, call, reply)?,
         Request::OpenDir
         | Request::ReadDir(_)
         | Request::ReadDirPlus(_)
         | Request::ReleaseDir { .. }
-        | Request::FsyncDir { .. } => dir::answer(overlay, call, reply)?,
+        | Request::FsyncDir { .. } => dir::answer(overlay, files, call, reply)?,
         Request::SetXattr { .. }
         | Request::GetXattr { .. }
         | Request::ListXattr { .. }

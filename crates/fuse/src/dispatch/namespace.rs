@@ -1,21 +1,23 @@
 //! Names: looking them up, creating, removing and renaming them.
 
 use super::{Call, Failure};
+use crate::files::Files;
 use crate::wire::input::Request;
-use crate::wire::output::{Reply, decode_rdev, kind_of};
+use crate::wire::output::{Reply, Valid, decode_rdev, kind_of};
 use acetate_layer::UpperLayer;
 use acetate_overlay::{NodeId, Overlay, RenameKind};
 use rustix::fs::RenameFlags;
 
 pub(super) fn answer<L: UpperLayer>(
     overlay: &Overlay<L>,
+    files: &Files<'_>,
     call: &Call<'_>,
     reply: &mut Reply,
 ) -> Result<(), Failure> {
     let node = call.node();
     match call.request {
         Request::Lookup { name } => match overlay.lookup(node, name)? {
-            Some(entry) => reply.entry_out(&entry),
+            Some(entry) => reply.entry_out(&entry, files.valid(entry.node)),
             None => reply.no_entry_out(),
         },
         Request::ReadLink => {
@@ -26,18 +28,21 @@ pub(super) fn answer<L: UpperLayer>(
             reply.put(&target);
         }
         Request::Symlink { name, target } => {
-            reply.entry_out(&overlay.symlink(node, name, target, &call.caller())?);
+            reply.entry_out(&overlay.symlink(node, name, target, &call.caller())?, Valid::Always);
         }
         Request::MkNod { name, mode, rdev, umask } => {
             let kind = kind_of(mode).ok_or(Failure::Invalid)?;
             let caller = call.caller_with(umask);
-            reply.entry_out(&overlay.mknod(node, name, kind, mode & 0o7777, decode_rdev(rdev), &caller)?);
+            let entry = overlay.mknod(node, name, kind, mode & 0o7777, decode_rdev(rdev), &caller)?;
+            reply.entry_out(&entry, Valid::Always);
         }
         Request::MkDir { name, mode, umask } => {
-            reply.entry_out(&overlay.mkdir(node, name, mode & 0o7777, &call.caller_with(umask))?);
+            let caller = call.caller_with(umask);
+            reply.entry_out(&overlay.mkdir(node, name, mode & 0o7777, &caller)?, Valid::Always);
         }
         Request::Link { node: linked, name } => {
-            reply.entry_out(&overlay.link(NodeId(linked), node, name)?);
+            let entry = overlay.link(NodeId(linked), node, name)?;
+            reply.entry_out(&entry, files.valid(entry.node));
         }
         Request::Unlink { name } => overlay.unlink(node, name)?,
         Request::RmDir { name } => overlay.rmdir(node, name)?,

@@ -27,8 +27,13 @@ pub(crate) const SETXATTR_ACL_KILL_SGID: u32 = 1 << 0;
 
 /// `open_out.open_flags`: pages cached earlier stay valid.
 pub(crate) const FOPEN_KEEP_CACHE: u32 = 1 << 1;
+/// `open_out.open_flags`: the kernel may keep the listing of the directory.
+pub(crate) const FOPEN_CACHE_DIR: u32 = 1 << 3;
 /// `open_out.open_flags`: no request at close(2).
 pub(crate) const FOPEN_NOFLUSH: u32 = 1 << 5;
+
+/// `open_out.open_flags`: reads, writes and mappings go to the file that `backing_id` names.
+pub(crate) const FOPEN_PASSTHROUGH: u32 = 1 << 7;
 
 /// `notify_code`: attributes (and pages) of a node are no longer valid.
 pub(crate) const NOTIFY_INVAL_INODE: i32 = 2;

@@ -212,6 +212,8 @@ pub(crate) enum Request<'a> {
     },
     Release {
         handle: u64,
+        /// Flags of open(2), as the file was opened.
+        flags: u32,
     },
     Fsync {
         handle: u64,
@@ -415,7 +417,7 @@ fn handle(op: Op, mut rest: Rest<'_>) -> Result<Request<'_>, Malformed> {
         Op::Fsync => Request::Fsync { handle, data_only },
         Op::FsyncDir => Request::FsyncDir { handle, data_only },
         Op::ReleaseDir => Request::ReleaseDir { handle },
-        _ => Request::Release { handle },
+        _ => Request::Release { handle, flags },
     })
 }
 

@@ -9,6 +9,24 @@ pub(crate) const HEADER: usize = 16;
 /// is not told of.
 pub(crate) const VALID_SECS: u64 = 365 * 24 * 60 * 60;
 
+/// Whether the kernel may remember attributes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Valid {
+    /// Until it is told otherwise.
+    Always,
+    /// It has to ask each time: they change in ways that nobody is told of.
+    Now,
+}
+
+impl Valid {
+    fn secs(self) -> u64 {
+        match self {
+            Valid::Always => VALID_SECS,
+            Valid::Now => 0,
+        }
+    }
+}
+
 /// File type bits of a mode.
 const IFMT: u32 = 0o170_000;
 
@@ -148,37 +166,39 @@ impl Reply {
     }
 
     /// `struct fuse_attr_out`
-    pub(crate) fn attr_out(&mut self, attr: &Attr) {
-        self.u64(VALID_SECS);
+    pub(crate) fn attr_out(&mut self, attr: &Attr, valid: Valid) {
+        self.u64(valid.secs());
         self.zeros(8);
         self.attr(attr);
     }
 
     /// `struct fuse_entry_out`. Node ids are never reused, so that there is but one generation.
-    pub(crate) fn entry_out(&mut self, entry: &Entry) {
-        self.entry_head(entry.node);
+    pub(crate) fn entry_out(&mut self, entry: &Entry, valid: Valid) {
+        self.entry_head(entry.node, valid);
         self.attr(&entry.attr);
     }
 
     /// `struct fuse_entry_out` that says that there is no such name, and that this stays so.
     pub(crate) fn no_entry_out(&mut self) {
-        self.entry_head(NodeId(0));
+        self.entry_head(NodeId(0), Valid::Always);
         self.zeros(88);
     }
 
-    fn entry_head(&mut self, node: NodeId) {
+    fn entry_head(&mut self, node: NodeId, valid: Valid) {
         self.u64(node.0);
         self.u64(0);
         self.u64(VALID_SECS);
-        self.u64(VALID_SECS);
+        self.u64(valid.secs());
         self.zeros(8);
     }
 
     /// `struct fuse_open_out`
-    pub(crate) fn open_out(&mut self, handle: u64, flags: u32) {
+    ///
+    /// `backing` only counts with [`FOPEN_PASSTHROUGH`](super::flags::FOPEN_PASSTHROUGH).
+    pub(crate) fn open_out(&mut self, handle: u64, flags: u32, backing: u32) {
         self.u64(handle);
         self.u32(flags);
-        self.zeros(4);
+        self.u32(backing);
     }
 
     /// `struct fuse_write_out`, also that of getxattr(2) and listxattr(2) asked for a length.
@@ -199,8 +219,8 @@ impl Reply {
     }
 
     /// `struct fuse_statx_out`
-    pub(crate) fn statx_out(&mut self, attr: &Attr) {
-        self.u64(VALID_SECS);
+    pub(crate) fn statx_out(&mut self, attr: &Attr, valid: Valid) {
+        self.u64(valid.secs());
         self.zeros(24);
         self.statx(attr);
     }
@@ -263,7 +283,7 @@ impl Reply {
         &mut self,
         limit: usize,
         item: &DirItem<'_>,
-        entry: Option<&Entry>,
+        entry: Option<(&Entry, Valid)>,
         how: Listing,
     ) -> bool {
         let length = DIRENT + item.name.len();
@@ -275,7 +295,7 @@ impl Reply {
         }
         if how == Listing::Plus {
             match entry {
-                Some(entry) => self.entry_out(entry),
+                Some((entry, valid)) => self.entry_out(entry, valid),
                 // The kernel takes no node from it.
                 None => self.zeros(ENTRY),
             }

@@ -3,7 +3,7 @@
 use acetate_fuse::{Connection, Ended, ServeError};
 use acetate_layer::mem::{MemFs, MemLayer, Put};
 use acetate_layer::{FsId, Time};
-use acetate_overlay::{Config, NodeId, Overlay, Stack};
+use acetate_overlay::{Changed, Config, NodeId, Overlay, Stack};
 use acetate_sys::Errno;
 use rustix::io::{read, write};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
@@ -117,7 +117,7 @@ fn stack() -> Stack<MemLayer> {
 }
 
 /// Serves `stack` over a socket while `talk` plays the kernel; ends by closing the kernel's end.
-fn converse(talk: impl FnOnce(&Kernel, &dyn Fn(NodeId))) -> Result<Ended, ServeError> {
+fn converse(talk: impl FnOnce(&Kernel, &dyn Fn(NodeId, Changed))) -> Result<Ended, ServeError> {
     let (kernel, device) = socket();
     let connection = Connection::from_device(device);
     let overlay = Overlay::new(stack(), Config::default(), Box::new(connection.notifier())).unwrap();
@@ -135,7 +135,7 @@ fn refused(open: impl FnOnce(&Kernel)) -> ServeError {
     let (kernel, device) = socket();
     open(&kernel);
     let connection = Connection::from_device(device);
-    let overlay = Overlay::new(stack(), Config::default(), Box::new(|_| {})).unwrap();
+    let overlay = Overlay::new(stack(), Config::default(), Box::new(|_, _| {})).unwrap();
     drop(kernel);
     connection.serve(&overlay, |_| panic!("ready without a handshake")).unwrap_err()
 }
@@ -323,13 +323,15 @@ fn broken_and_unknown_requests_are_refused() {
 }
 
 #[test]
-fn a_notification_is_about_attributes_only() {
+fn a_notification_is_about_attributes_and_listings_only() {
     converse(|kernel, notify| {
         kernel.shake_hands();
-        notify(NodeId(7));
-        let (code, unique, body) = kernel.receive();
-        let all = (-1i64).cast_unsigned();
-        assert_eq!((code, unique, body), (2, 0, lay_out(&[U64(7), U64(all), U64(0)])));
+        let none = (-1i64).cast_unsigned();
+        for (what, offset) in [(Changed::Attributes, none), (Changed::Listing, 0)] {
+            notify(NodeId(7), what);
+            let (code, unique, body) = kernel.receive();
+            assert_eq!((code, unique, body), (2, 0, lay_out(&[U64(7), U64(offset), U64(0)])), "{what:?}");
+        }
     })
     .unwrap();
 }

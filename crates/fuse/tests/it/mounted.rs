@@ -306,7 +306,12 @@ fn a_directory_that_is_larger_than_a_reply() {
 
 #[test]
 fn large_writes_come_back() {
-    let Some(mount) = mounted("data", Tuning::default(), fill) else { return };
+    large_writes("data-direct", Tuning::default());
+    large_writes("data-cached", Tuning { passthrough: false, ..Tuning::default() });
+}
+
+fn large_writes(name: &str, tuning: Tuning) {
+    let Some(mount) = mounted(name, tuning, fill) else { return };
     let data: Vec<u8> = (0..5_000_001u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
     fs::write(mount.merged.join("big"), &data).unwrap();
     assert!(fs::read(mount.home.join("upper/big")).unwrap() == data, "upper holds something else");

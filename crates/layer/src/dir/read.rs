@@ -100,6 +100,10 @@ impl Layer for DirLayer {
         rustix::fs::fcntl_setfl(file, flags | OFlags::NOATIME)
     }
 
+    fn descriptor<'a>(&self, file: &'a File) -> Option<BorrowedFd<'a>> {
+        Some(file.as_fd())
+    }
+
     fn hold(&self, dir: &Dir, name: &[u8]) -> Result<File> {
         let name = Name::component(name)?;
         let fd = open_below(dir.descriptor()?.as_fd(), name.as_c_str(), OFlags::PATH, Mode::empty())?;

@@ -4,6 +4,7 @@ use crate::error::{OpError, Result, Step};
 use crate::handle::{Handle, OpenFile, RealFile};
 use crate::{Durability, HandleId, Overlay};
 use acetate_layer::{Access, At, Seek, UpperLayer};
+use std::os::fd::BorrowedFd;
 
 impl<L: UpperLayer> Overlay<L> {
     /// Runs `act` on an open regular file.
@@ -33,6 +34,17 @@ impl<L: UpperLayer> Overlay<L> {
             }
             act(self.upper()?, open, real)
         })
+    }
+
+    /// Runs `act` on the descriptor of the real file behind an open file, if that file is the node's for good: it is
+    /// in upper, so that no copy-up replaces it.
+    pub fn with_fixed_file<T>(&self, handle: HandleId, act: impl FnOnce(BorrowedFd<'_>) -> T) -> Option<T> {
+        let handle = self.handle(handle).ok()?;
+        let Handle::File(open) = &*handle else {
+            return None;
+        };
+        let real = self.real_file(open).ok().filter(|real| real.lower.is_none())?;
+        self.upper_layer().ok()?.descriptor(&real.file).map(act)
     }
 
     /// Reads at `offset`; returns the number of bytes, fewer than `buf` only at the end of the file.

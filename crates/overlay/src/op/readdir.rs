@@ -4,13 +4,13 @@ use crate::error::{OpError, Result};
 use crate::handle::{Handle, OpenDir};
 use crate::listing::{ListEntry, Listing};
 use crate::node::Node;
-use crate::{Attr, DirItem, Entry, HandleId, Overlay, Room};
+use crate::{Attr, Changed, DirItem, Entry, HandleId, Overlay, Room};
 use acetate_layer::mark::Mark;
 use acetate_layer::{Kind, UpperLayer};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-/// Offsets: 0 is before `.`, 1 before `..`, and entry k of the listing ends at k + 3.
+/// Offsets: 0 is before `.`, 1 before `..`, and the entry at position k ends at k + 3.
 const FIRST_ENTRY: u64 = 2;
 
 impl<L: UpperLayer> Overlay<L> {
@@ -64,12 +64,13 @@ impl<L: UpperLayer> Overlay<L> {
                 return Ok(());
             }
         }
-        let first = usize::try_from(offset.saturating_sub(FIRST_ENTRY)).unwrap_or(usize::MAX);
-        for (index, entry) in listing.entries.iter().enumerate().skip(first) {
+        let from = offset.saturating_sub(FIRST_ENTRY);
+        let first = listing.entries.partition_point(|entry| entry.position < from);
+        for entry in &listing.entries[first..] {
             if entry.hidden {
                 continue;
             }
-            let next = index as u64 + FIRST_ENTRY + 1;
+            let next = entry.position + FIRST_ENTRY + 1;
             if self.emit(&open.node, &listing, entry, next, sink, plus)? == Room::Full {
                 return Ok(());
             }
@@ -142,7 +143,8 @@ impl<L: UpperLayer> Overlay<L> {
         }
         if open.node.id != crate::NodeId::ROOT && open.node.state.read().places.is_empty() {
             // A removed directory shows nothing.
-            let empty = Arc::new(Listing { entries: Vec::new(), impure: false, merged: false, as_of: 0 });
+            let empty =
+                Arc::new(Listing { entries: Vec::new(), impure: false, merged: false, as_of: 0, end: 0 });
             *kept = Some(empty.clone());
             return Ok(empty);
         }
@@ -172,7 +174,7 @@ impl<L: UpperLayer> Overlay<L> {
             if upper.remove_xattr(real.at(), name).is_ok() {
                 dir.as_dir()?.impure.store(false, Ordering::Release);
                 drop(state);
-                (self.changed)(dir.id);
+                (self.changed)(dir.id, Changed::Attributes);
                 dir.forget_listing();
             }
         }

@@ -10,7 +10,7 @@ use crate::op::lookup::Slot;
 use crate::op::remove::real_dir;
 use crate::protect::{self, Change};
 use crate::redirect::Goes;
-use crate::{NodeId, Overlay, Redirects, RenameKind};
+use crate::{Changed, NodeId, Overlay, Redirects, RenameKind};
 use acetate_layer::mark::{self, Mark, Opaque};
 use acetate_layer::work::WhiteoutForm;
 use acetate_layer::{At, Errno, Kind, Owner, Rename, SetTime, SetXattr, UpperLayer};
@@ -126,8 +126,8 @@ impl<L: UpperLayer> Overlay<L> {
     /// A filesystem that fails to rename may have given the directories new times nevertheless: ext4 does when it
     /// takes the whiteout back that it had put at the source name.
     fn tell_of_failure(&self, old: &Side<'_, L>, new: &Side<'_, L>) {
-        (self.changed)(old.dir.id);
-        (self.changed)(new.dir.id);
+        (self.changed)(old.dir.id, Changed::Attributes);
+        (self.changed)(new.dir.id, Changed::Attributes);
     }
 
     fn check_rename(

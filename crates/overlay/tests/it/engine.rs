@@ -59,7 +59,7 @@ impl Engine {
         let parts = Layers { upper: parts.next(), lowers: parts.collect(), data: Vec::new() };
         let told = Arc::new(Mutex::new(Vec::new()));
         let tell = told.clone();
-        let changed = move |node| tell.lock().unwrap().push(node);
+        let changed = move |node, _| tell.lock().unwrap().push(node);
         let overlay = Overlay::new(parts, config.clone(), Box::new(changed)).unwrap();
         Self { layers, faults, config, overlay, told }
     }

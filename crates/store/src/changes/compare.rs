@@ -49,7 +49,7 @@ fn merged(
         Dialect::User => Redirects::Refuse,
     };
     let config = Config { dialect, redirects, ..Config::default() };
-    let overlay = Overlay::new(Stack { upper, lowers, data: Vec::new() }, config, Box::new(|_| {}));
+    let overlay = Overlay::new(Stack { upper, lowers, data: Vec::new() }, config, Box::new(|_, _| {}));
     overlay.map(Merged::new).map_err(|source| Error::Stack { upper: shown.to_owned(), source })
 }
 

@@ -1,0 +1,256 @@
+//! What causes speed: which requests reach the server, as its trace tells.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use acetate_testkit::driver::{acetate_bin, is_mounted};
+use acetate_testkit::need::{Need, have};
+use acetate_testkit::scratch::Scratch;
+use anyhow::{Context, Result, ensure};
+
+/// A mount with a trace, over `lower` with 30 files in `dir` and an `empty` directory.
+struct Traced {
+    scratch: Scratch,
+}
+
+impl Traced {
+    fn new(name: &str) -> Result<Traced> {
+        let traced = Traced { scratch: Scratch::new(name)? };
+        for dir in ["lower/dir", "lower/empty", "upper", "work", "merged"] {
+            fs::create_dir_all(traced.path(dir))?;
+        }
+        for number in 0..30 {
+            fs::write(traced.path("lower/dir").join(format!("file-{number}")), "lower")?;
+        }
+        let mut command = Command::new(acetate_bin()?);
+        command.args(["mount", "-o", "lowerdir=lower,upperdir=upper,workdir=work", "merged"]);
+        command.current_dir(traced.scratch.path()).env("ACETATE_TRACE", traced.path("trace"));
+        ensure!(command.status()?.success(), "cannot mount");
+        Ok(traced)
+    }
+
+    fn path(&self, name: impl AsRef<Path>) -> PathBuf {
+        self.scratch.path().join(name)
+    }
+
+    /// Requests by operation that `act` causes; what is closed is reported late, and left out.
+    fn during(&self, act: impl FnOnce() -> Result<()>) -> Result<BTreeMap<String, usize>> {
+        let trace = self.path("trace");
+        let before = fs::metadata(&trace)?.len();
+        act()?;
+        let text = fs::read(&trace)?;
+        let text = String::from_utf8_lossy(text.get(before as usize..).context("the trace has shrunk")?);
+        let mut counts = BTreeMap::new();
+        for op in text.lines().filter_map(|line| line.split(' ').next()) {
+            if !matches!(op, "Release" | "ReleaseDir" | "Forget" | "BatchForget") {
+                *counts.entry(op.to_owned()).or_default() += 1;
+            }
+        }
+        Ok(counts)
+    }
+}
+
+impl Drop for Traced {
+    fn drop(&mut self) {
+        let merged = self.path("merged");
+        let patience = Instant::now() + Duration::from_secs(3);
+        while is_mounted(&merged).unwrap_or(false) && Instant::now() < patience {
+            // A process that another test is just starting may hold its descriptors for a moment.
+            let _again = Command::new("umount").arg(&merged).output();
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+fn counts<const N: usize>(pairs: [(&str, usize); N]) -> BTreeMap<String, usize> {
+    pairs.map(|(op, count)| (op.to_owned(), count)).into()
+}
+
+fn list(dir: &Path) -> Result<Vec<String>> {
+    let names = fs::read_dir(dir)?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
+    let mut names = names.collect::<Result<Vec<_>>>()?;
+    names.sort();
+    Ok(names)
+}
+
+#[test]
+fn what_is_known_is_not_asked_for() -> Result<()> {
+    if !have("what_is_known_is_not_asked_for", &[Need::Root, Need::Fuse])? {
+        return Ok(());
+    }
+    let mount = Traced::new("acetate-known")?;
+    let dir = mount.path("merged/dir");
+    let walk = || -> Result<()> {
+        for name in list(&dir)? {
+            fs::symlink_metadata(dir.join(name))?;
+        }
+        ensure!(!dir.join("missing").exists());
+        Ok(())
+    };
+    let cold = mount.during(walk)?;
+    assert_eq!(cold.get("ReadDirPlus"), Some(&1), "{cold:?}");
+    // One for the directory and one for the name that is missing; the listing brought all others.
+    assert_eq!(cold.get("Lookup"), Some(&2), "{cold:?}");
+    // Listing has moved the access time of the directory, which opendir(3) asks for once more.
+    mount.during(walk)?;
+    assert_eq!(mount.during(walk)?, counts([("OpenDir", 1)]));
+    // A file that was read once is only opened.
+    let read = || {
+        assert_eq!(fs::read(dir.join("file-3"))?, b"lower");
+        Ok(())
+    };
+    mount.during(read)?;
+    assert_eq!(mount.during(read)?, counts([("Open", 1)]));
+    Ok(())
+}
+
+#[test]
+fn listings_are_read_again_once_they_change() -> Result<()> {
+    if !have("listings_are_read_again_once_they_change", &[Need::Root, Need::Fuse])? {
+        return Ok(());
+    }
+    let mount = Traced::new("acetate-listings")?;
+    let dir = mount.path("merged/dir");
+    let numbers = || -> Result<BTreeMap<String, u64>> {
+        use std::os::unix::fs::DirEntryExt;
+        let entries = fs::read_dir(&dir)?.map(|entry| {
+            let entry = entry?;
+            Ok((entry.file_name().to_string_lossy().into_owned(), entry.ino()))
+        });
+        entries.collect()
+    };
+    // Two names of one lower file: the copy of one of them is another file.
+    fs::hard_link(mount.path("lower/dir/file-1"), mount.path("lower/dir/linked"))?;
+    let before = numbers()?;
+    assert_eq!(before.len(), 31);
+    fs::write(dir.join("new"), "new")?;
+    fs::remove_file(dir.join("file-2"))?;
+    fs::rename(dir.join("file-3"), dir.join("moved"))?;
+    let names = list(&dir)?;
+    assert!(names.contains(&"new".to_owned()) && names.contains(&"moved".to_owned()), "{names:?}");
+    assert!(!names.contains(&"file-2".to_owned()) && !names.contains(&"file-3".to_owned()), "{names:?}");
+    let before = numbers()?;
+    fs::File::options().append(true).open(dir.join("linked"))?.write_all(b" changed")?;
+    let after = numbers()?;
+    use std::os::unix::fs::MetadataExt;
+    assert_eq!(after["linked"], fs::metadata(dir.join("linked"))?.ino());
+    assert_ne!(after["linked"], before["linked"]);
+    // A reader who has begun meets each name that was there all the time exactly once.
+    let mut seen = Vec::new();
+    let mut reader = fs::read_dir(&dir)?;
+    for _ in 0..5 {
+        seen.push(reader.next().context("the listing is too short")??.file_name());
+    }
+    fs::remove_file(dir.join(&seen[0]))?;
+    fs::remove_file(dir.join(&seen[1]))?;
+    let others = list(&dir)?;
+    seen.extend(
+        reader.map(|entry| entry.map(|entry| entry.file_name())).collect::<std::io::Result<Vec<_>>>()?,
+    );
+    let mut rest: Vec<String> = seen[2..].iter().map(|name| name.to_string_lossy().into_owned()).collect();
+    rest.sort();
+    assert_eq!(rest, others);
+    Ok(())
+}
+
+/// Writes, and reads of what was written, are the kernel's own business where it offers that.
+#[test]
+fn upper_files_are_passed_through() -> Result<()> {
+    if !have("upper_files_are_passed_through", &[Need::Root, Need::Fuse])? {
+        return Ok(());
+    }
+    let mount = Traced::new("acetate-passthrough")?;
+    let file = mount.path("merged/empty/file");
+    let write = || -> Result<()> {
+        let mut out = fs::File::create(&file)?;
+        for _ in 0..100 {
+            out.write_all(b"hundred")?;
+        }
+        drop(out);
+        assert_eq!(fs::read(&file)?.len(), 700);
+        Ok(())
+    };
+    let asked = mount.during(write)?;
+    if kernel_is_below(6, 9) {
+        eprintln!("skipped: upper_files_are_passed_through: this kernel has no passthrough");
+        return Ok(());
+    }
+    assert_eq!((asked.get("Write"), asked.get("Read")), (None, None), "{asked:?}");
+    assert_eq!(fs::read(mount.path("upper/empty/file"))?.len(), 700);
+    Ok(())
+}
+
+/// Whether the kernel is older than that release.
+fn kernel_is_below(major: u32, minor: u32) -> bool {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let mut numbers = release.split(['.', '-']).map_while(|number| number.trim().parse::<u32>().ok());
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) < (major, minor)
+}
+
+/// Nobody tells the server what a mapping changes; stat(2) shows it all the same.
+#[test]
+fn changes_by_a_mapping_are_seen() -> Result<()> {
+    if !have("changes_by_a_mapping_are_seen", &[Need::Root, Need::Fuse, Need::Tool("python3")])? {
+        return Ok(());
+    }
+    let mount = Traced::new("acetate-mapping")?;
+    let script = r#"
+import mmap, os, time
+for name in "dir/file-1", "empty/new":
+    with open(name, "ab") as f:
+        f.write(b"." * 4096)
+    os.utime(name, (1, 1))
+    reader = open(name, "rb")
+    before = reader.read()
+    assert os.stat(name).st_mtime == 1, name
+    with open(name, "r+b") as f, mmap.mmap(f.fileno(), 4096) as m:
+        assert os.stat(name).st_mtime == 1, name
+        m[0:3] = b"map"
+        m.flush()
+        assert os.stat(name).st_mtime > 1, name
+        assert open(name, "rb").read() == b"map" + before[3:], name
+    reader.seek(0)
+    assert reader.read() == b"map" + before[3:], name
+    assert os.stat(name).st_mtime > 1, name
+"#;
+    let output = Command::new("python3").args(["-c", script]).current_dir(mount.path("merged")).output()?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    Ok(())
+}
+
+/// A file that is open for reading below is copied up, written, and read again by all who have it open.
+#[test]
+fn readers_from_before_a_copy_up_see_later_writes() -> Result<()> {
+    if !have("readers_from_before_a_copy_up_see_later_writes", &[Need::Root, Need::Fuse])? {
+        return Ok(());
+    }
+    use std::os::unix::fs::FileExt;
+    let mount = Traced::new("acetate-mixed")?;
+    let name = mount.path("merged/dir/file-7");
+    let read = |file: &fs::File| -> Result<String> {
+        let mut buffer = [0; 64];
+        let length = file.read_at(&mut buffer, 0)?;
+        Ok(String::from_utf8_lossy(&buffer[..length]).into_owned())
+    };
+    let early = fs::File::open(&name)?;
+    assert_eq!(read(&early)?, "lower");
+    let writer = fs::File::options().read(true).write(true).open(&name)?;
+    writer.write_all_at(b"UPPER!", 0)?;
+    assert_eq!((read(&early)?, read(&writer)?), ("UPPER!".into(), "UPPER!".into()));
+    drop((early, writer));
+    // The kernel tells of closed files a little later; both sorts of opens have to see the same.
+    for round in 0..20 {
+        let writer = fs::File::options().write(true).truncate(true).open(&name)?;
+        let text = format!("round {round}");
+        writer.write_all_at(text.as_bytes(), 0)?;
+        assert_eq!(read(&fs::File::open(&name)?)?, text);
+        drop(writer);
+        assert_eq!(fs::read_to_string(&name)?, text);
+        assert_eq!(fs::metadata(&name)?.len(), text.len() as u64);
+    }
+    Ok(())
+}
