@@ -165,6 +165,10 @@ impl<L: Layer> Layer for Fault<L> {
         self.read("open_dir")?.open_dir(dir, name)
     }
 
+    fn known_dir(&self, dir: &L::Dir, name: &[u8], stat: &Stat) -> Result<L::Dir> {
+        self.read("known_dir")?.known_dir(dir, name, stat)
+    }
+
     fn list(&self, dir: &L::Dir, each: &mut dyn FnMut(RawEntry<'_>)) -> Result<()> {
         self.read("list")?.list(dir, each)
     }
@@ -317,6 +321,10 @@ impl<L: UpperLayer> UpperLayer for Fault<L> {
 
     fn sync(&self, at: At<'_, Self>, data_only: bool) -> Result<()> {
         self.change("sync")?.sync(Self::at(at), data_only)
+    }
+
+    fn put_data_first(&self, file: &Self::File) -> Result<()> {
+        self.change("put_data_first")?.put_data_first(file)
     }
 
     fn sync_fs(&self) -> Result<()> {

@@ -45,6 +45,12 @@ pub trait Layer: Send + Sync + Sized + 'static {
     /// Opens the directory `name` in `dir`; `ENOTDIR` if it is something else (a symlink included).
     fn open_dir(&self, dir: &Self::Dir, name: &[u8]) -> Result<Self::Dir>;
 
+    /// The directory `name` in `dir`, whose attributes [`stat`](Layer::stat) has just said to be `stat`. It may be opened
+    /// only when it is first used; `ESTALE` then if others have put another one there.
+    fn known_dir(&self, dir: &Self::Dir, name: &[u8], _stat: &Stat) -> Result<Self::Dir> {
+        self.open_dir(dir, name)
+    }
+
     /// Calls `each` for every entry of `dir` except `.` and `..`, in the filesystem's order.
     fn list(&self, dir: &Self::Dir, each: &mut dyn FnMut(RawEntry<'_>)) -> Result<()>;
 
@@ -185,6 +191,11 @@ pub trait UpperLayer: Layer {
 
     /// Makes a file's content (and, unless `data_only`, its metadata) durable.
     fn sync(&self, at: At<'_, Self>, data_only: bool) -> Result<()>;
+
+    /// Makes sure that no name or change that `file`, open for writing, gets after this call survives a crash without
+    /// the data that was written before. The file itself need not be durable then, so this can be much cheaper than
+    /// [`sync`](UpperLayer::sync).
+    fn put_data_first(&self, file: &Self::File) -> Result<()>;
 
     /// Makes the whole filesystem durable (syncfs(2)).
     fn sync_fs(&self) -> Result<()>;

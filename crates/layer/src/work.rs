@@ -296,6 +296,17 @@ impl Staging {
         Ok(Staged { layer, name, is_dir: false, armed: true })
     }
 
+    /// Puts a whiteout at a free name by one link. `false` if that cannot be done, for whatever reason: the way through
+    /// the staging directory succeeds, or finds out why it cannot.
+    pub fn whiteout_in_place<L: UpperLayer>(&self, layer: &L, dir: &L::Dir, name: &[u8]) -> bool {
+        if !self.sharing.load(Ordering::Relaxed) {
+            return false;
+        }
+        let shared = self.shared.lock();
+        let Some(source) = &*shared else { return false };
+        layer.link(At::Name(layer.work(), source), dir, name).is_ok()
+    }
+
     fn make_whiteout<L: UpperLayer>(&self, layer: &L) -> Result<Vec<u8>> {
         let (work, name) = (layer.work(), self.fresh_name());
         match self.form {

@@ -24,6 +24,15 @@ pub(crate) enum Data {
     Below,
 }
 
+/// Who learns that the attributes of what was copied are others now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Telling {
+    /// The kernel is told.
+    Kernel,
+    /// The caller has the answer carry them.
+    Caller,
+}
+
 /// What a copy keeps of the lower object's identity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kept {
@@ -59,7 +68,13 @@ impl<L: UpperLayer> Overlay<L> {
     /// the kernel; what a step answers (`ENOSPC`, `EDQUOT`, `EIO`, ...). After a failure the node is as before, and
     /// ancestors that were copied stay.
     pub(crate) fn copy_up(&self, node: &Arc<Node<L>>, data: Data) -> Result<()> {
-        self.copy_up_place(node, None, data)
+        self.copy_up_place(node, None, data, Telling::Kernel).map(drop)
+    }
+
+    /// As [`Overlay::copy_up`], but leaves it to the caller to tell that the attributes of the node itself have changed.
+    /// Returns whether they have: whether it was copied now.
+    pub(crate) fn copy_up_untold(&self, node: &Arc<Node<L>>, data: Data) -> Result<bool> {
+        self.copy_up_place(node, None, data, Telling::Caller)
     }
 
     /// As [`Overlay::copy_up`], and what is indexed gets this name in upper. Else it gets the one that was looked up
@@ -71,7 +86,7 @@ impl<L: UpperLayer> Overlay<L> {
         name: &[u8],
         data: Data,
     ) -> Result<()> {
-        self.copy_up_place(node, Some((dir, name)), data)
+        self.copy_up_place(node, Some((dir, name)), data, Telling::Kernel).map(drop)
     }
 
     fn copy_up_place(
@@ -79,14 +94,16 @@ impl<L: UpperLayer> Overlay<L> {
         node: &Arc<Node<L>>,
         name: Option<(&Arc<Node<L>>, &[u8])>,
         data: Data,
-    ) -> Result<()> {
+        telling: Telling,
+    ) -> Result<bool> {
         self.upper()?;
+        let mut copied = false;
         // A rename may give the node another parent while the old one is being copied.
         loop {
             let place = match node.in_upper() {
                 true => match self.place_to_link(node, name) {
                     Some(place) => place,
-                    None => return self.copy_up_data(node, data),
+                    None => return self.copy_up_data(node, data).map(|()| copied),
                 },
                 false => self.place_for_copy(node, name)?,
             };
@@ -97,6 +114,10 @@ impl<L: UpperLayer> Overlay<L> {
             }
             if !node.in_upper() {
                 self.copy_up_locked(node, &place, data)?;
+                copied = true;
+                if telling == Telling::Kernel {
+                    (self.changed)(node.id, Changed::Attributes);
+                }
             } else if self.place_to_link(node, name).is_some_and(|now| now.is(&place.parent, &place.name)) {
                 self.link_up(node, &place)?;
             }
@@ -184,14 +205,20 @@ impl<L: UpperLayer> Overlay<L> {
         if indexed_file.is_none() {
             self.mark_impure(&place.parent)?;
         }
-        let copy = self.stage(upper, layer, node, &lower, &stat, data)?;
-        let prot = self.copy_flags(upper, layer, &lower, &stat, copy.at())?;
+        let (copy, source) = self.stage(upper, layer, node, &lower, &stat, data)?;
+        let made = upper.stat(copy.at()).step("stat the copy")?;
+        // Owner before xattrs and mode: changing it takes set-id bits and capabilities away.
+        let mut mode_differs = made.mode != stat.mode;
+        mode_differs |= self.copy_owner(upper, &stat, &made, copy.at())?;
+        mode_differs |= self.copy_xattrs(upper, layer, &lower, copy.at())?;
+        let from = source.as_ref().map_or(lower.real.at(), At::Open);
+        let prot = self.copy_flags(upper, layer, from, &stat, copy.at())?;
         let origin = self.mark_origin(upper, &lower, &stat, indexed.is_some(), copy.at())?;
         if data == Data::Below {
             let mark = self.config.dialect.name(Mark::Metacopy);
             upper.set_xattr(copy.at(), mark, b"", SetXattr::Any).step("set the metacopy mark")?;
         }
-        self.copy_attributes(upper, &stat, copy.at())?;
+        self.copy_attributes(upper, &stat, mode_differs, copy.at())?;
         if self.config.durability == Durability::All && matches!(stat.kind, Kind::File | Kind::Dir) {
             upper.sync(copy.at(), false).step("sync the copy")?;
         }
@@ -200,7 +227,7 @@ impl<L: UpperLayer> Overlay<L> {
             self.store_links_below(upper, copy.at(), links)?;
             return self.publish_in_index(node, copy, data, prot, name, links);
         }
-        self.publish(node, place, parent, copy, data, origin, prot)?;
+        self.publish(node, place, parent, copy, &made, data, origin, prot)?;
         if let Some(name) = indexed {
             self.index_named(upper, node, name);
         }
@@ -215,13 +242,11 @@ impl<L: UpperLayer> Overlay<L> {
             // It is merged from now on, and lists otherwise.
             node.forget_listing();
             (self.changed)(node.id, Changed::Listing);
-        } else {
-            (self.changed)(node.id, Changed::Attributes);
         }
         Ok(())
     }
 
-    /// Makes the copy with data, owner and xattrs.
+    /// Makes the copy with its data. Returns the lower file too, if it was opened.
     fn stage<'a>(
         &'a self,
         upper: &'a L,
@@ -230,11 +255,11 @@ impl<L: UpperLayer> Overlay<L> {
         lower: &Lower<L>,
         stat: &Stat,
         data: Data,
-    ) -> Result<Copy<'a, L>> {
+    ) -> Result<(Copy<'a, L>, Option<L::File>)> {
         const STEP: &str = "make the copy in the staging directory";
         let owner = Owner::Mounter;
         let copy = match stat.kind {
-            Kind::File => return self.stage_file(upper, layer, node, lower, stat, data),
+            Kind::File => return self.stage_file(upper, node, lower, stat, data),
             Kind::Dir => Copy::Named(self.staging.dir(upper, 0o700, owner).step(STEP)?),
             Kind::Symlink => {
                 let target = layer.read_link(lower.real.at()).step("read the lower symlink")?;
@@ -247,80 +272,81 @@ impl<L: UpperLayer> Overlay<L> {
                 Copy::Named(self.staging.object(upper, make).step(STEP)?.0)
             }
         };
-        self.copy_owner(upper, stat, copy.at())?;
-        self.copy_xattrs(upper, layer, lower, copy.at())?;
-        Ok(copy)
+        Ok((copy, None))
     }
 
     fn stage_file<'a>(
         &'a self,
         upper: &'a L,
-        layer: &L,
         node: &Node<L>,
         lower: &Lower<L>,
         stat: &Stat,
         data: Data,
-    ) -> Result<Copy<'a, L>> {
+    ) -> Result<(Copy<'a, L>, Option<L::File>)> {
         const STEP: &str = "make the copy in the staging directory";
-        let (copy, file) = match upper.create_unnamed(upper.work(), 0o600, Owner::Mounter) {
+        // Nobody else can reach it yet, so it may have its mode from the beginning, but for what stands in the way of
+        // storing marks; set-id bits wait for the owner.
+        let mode = stat.mode & 0o777 | 0o600;
+        let (copy, file) = match upper.create_unnamed(upper.work(), mode, Owner::Mounter) {
             Ok(file) => (Copy::Unnamed(file), None),
             Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => {
-                let make = |work: &L::Dir, name: &[u8]| upper.create(work, name, 0o600, Owner::Mounter);
+                let make = |work: &L::Dir, name: &[u8]| upper.create(work, name, mode, Owner::Mounter);
                 let (staged, file) = self.staging.object(upper, make).step(STEP)?;
                 (Copy::Named(staged), Some(file))
             }
             Err(errno) => return Err(OpError::Layer { step: STEP, errno }),
         };
+        let mut source = None;
         if data == Data::Whole && stat.size > 0 {
             let target = match (&copy, &file) {
                 (Copy::Unnamed(file), _) | (Copy::Named(_), Some(file)) => file,
                 (Copy::Named(_), None) => return Err(OpError::Stale),
             };
             let part = self.data_part(node)?.ok_or(OpError::Stale)?;
-            let source = self.lowers[part.layer].open_file(part.real.at(), Access::Read);
-            let source = source.step("open the lower file")?;
-            self.copy_data(upper, &source, target, stat.size)?;
+            let opened = self.lowers[part.layer].open_file(part.real.at(), Access::Read);
+            let opened = opened.step("open the lower file")?;
+            self.copy_data(upper, &opened, target, stat.size)?;
             if self.config.durability == Durability::Data {
-                self.sync_copy(upper, At::Open(target))?;
+                self.settle_data(upper, target)?;
             }
+            // The data may be that of another object than the attributes.
+            source = (part.layer == lower.layer).then_some(opened);
         } else if data == Data::Below && stat.size > 0 {
             upper.set_len(copy.at(), stat.size).step("set the size of the copy")?;
         }
-        self.copy_owner(upper, stat, copy.at())?;
-        self.copy_xattrs(upper, layer, lower, copy.at())?;
-        Ok(copy)
+        Ok((copy, source))
     }
 
-    /// What was published is whole after a crash: the data first, then the name.
-    pub(crate) fn sync_copy(&self, upper: &L, copy: At<'_, L>) -> Result<()> {
+    /// What was published is whole after a crash: the data first, then what shows it.
+    pub(crate) fn settle_data(&self, upper: &L, copy: &L::File) -> Result<()> {
         if self.config.durability == Durability::Nothing {
             return Ok(());
         }
-        upper.sync(copy, false).step("sync the copy")
+        upper.put_data_first(copy).step("write the data of the copy")
     }
 
-    /// Owner before xattrs and mode: changing it takes set-id bits and capabilities away.
-    fn copy_owner(&self, upper: &L, stat: &Stat, copy: At<'_, L>) -> Result<()> {
-        let now = upper.stat(copy).step("stat the copy")?;
-        let uid = (now.uid != stat.uid).then_some(stat.uid);
-        let gid = (now.gid != stat.gid).then_some(stat.gid);
+    /// Gives the copy, which was `made` so, its owner. Returns whether that changes anything.
+    fn copy_owner(&self, upper: &L, stat: &Stat, made: &Stat, copy: At<'_, L>) -> Result<bool> {
+        let uid = (made.uid != stat.uid).then_some(stat.uid);
+        let gid = (made.gid != stat.gid).then_some(stat.gid);
         if uid.is_none() && gid.is_none() {
-            return Ok(());
+            return Ok(false);
         }
         match upper.set_owner(copy, uid, gid) {
             // An owner that does not exist in the mounter's user namespace.
             Err(Errno::INVAL) => {
                 Err(OpError::Layer { step: "set the owner of the copy", errno: Errno::OVERFLOW })
             }
-            other => other.step("set the owner of the copy"),
+            other => other.step("set the owner of the copy").map(|()| true),
         }
     }
 
-    /// Copies xattrs and ACLs, without marks.
-    pub(crate) fn copy_xattrs(&self, upper: &L, layer: &L, lower: &Lower<L>, copy: At<'_, L>) -> Result<()> {
+    /// Copies xattrs and ACLs, without marks. Returns whether there are any.
+    fn copy_xattrs(&self, upper: &L, layer: &L, lower: &Lower<L>, copy: At<'_, L>) -> Result<bool> {
+        let mut any = false;
         let names = match layer.list_xattrs(lower.real.at()) {
             Ok(names) => names,
-            Err(Errno::OPNOTSUPP) => return Ok(()),
+            Err(Errno::OPNOTSUPP) => return Ok(false),
             Err(errno) => return Err(OpError::Layer { step: "list the xattrs of the lower object", errno }),
         };
         for name in names {
@@ -333,6 +359,7 @@ impl<L: UpperLayer> Overlay<L> {
             else {
                 continue;
             };
+            any = true;
             match upper.set_xattr(copy, &name, &value, SetXattr::Any) {
                 Ok(()) => {}
                 Err(Errno::OPNOTSUPP) if !must_keep(&name) => {}
@@ -341,7 +368,7 @@ impl<L: UpperLayer> Overlay<L> {
                 Err(errno) => return Err(OpError::Layer { step: "copy an xattr", errno }),
             }
         }
-        Ok(())
+        Ok(any)
     }
 
     /// Keeps the flags sync and noatime on the copy and the forbidding ones in its mark.
@@ -349,7 +376,7 @@ impl<L: UpperLayer> Overlay<L> {
         &self,
         upper: &L,
         layer: &L,
-        lower: &Lower<L>,
+        lower: At<'_, L>,
         stat: &Stat,
         copy: At<'_, L>,
     ) -> Result<ProtAttr> {
@@ -362,7 +389,7 @@ impl<L: UpperLayer> Overlay<L> {
             upper.set_xattr(copy, name, prot.format(), SetXattr::Any).step("set the protattr mark")?;
         }
         // Filesystems without such flags have nothing to keep.
-        if let Ok(flags) = layer.inode_flags(lower.real.at())
+        if let Ok(flags) = layer.inode_flags(lower)
             && flags & KEPT_FLAGS != 0
             && let Ok(now) = upper.inode_flags(copy)
         {
@@ -395,8 +422,8 @@ impl<L: UpperLayer> Overlay<L> {
         Ok(Kept::Number)
     }
 
-    fn copy_attributes(&self, upper: &L, stat: &Stat, copy: At<'_, L>) -> Result<()> {
-        if stat.kind != Kind::Symlink {
+    fn copy_attributes(&self, upper: &L, stat: &Stat, mode_differs: bool, copy: At<'_, L>) -> Result<()> {
+        if mode_differs && stat.kind != Kind::Symlink {
             upper.set_mode(copy, stat.mode).step("set the mode of the copy")?;
         }
         upper
@@ -411,6 +438,7 @@ impl<L: UpperLayer> Overlay<L> {
         place: &Place<L>,
         parent: &L::Dir,
         copy: Copy<'_, L>,
+        made: &Stat,
         data: Data,
         origin: Kept,
         prot: ProtAttr,
@@ -425,11 +453,11 @@ impl<L: UpperLayer> Overlay<L> {
             return Err(if kind == Kind::Dir { OpError::NotDir } else { OpError::Exists });
         }
         // All that can fail comes before the one step that is seen.
-        let ino = upper.stat(copy.at()).step("stat the copy")?.ino;
         let real = match &copy {
             // The handle follows the directory when it is renamed.
             Copy::Named(staged) if kind == Kind::Dir => {
-                Real::Dir(upper.open_dir(upper.work(), staged.name()).step("open the copied directory")?)
+                let dir = upper.known_dir(upper.work(), staged.name(), made);
+                Real::Dir(dir.step("open the copied directory")?)
             }
             _ => Real::Named(parent.clone(), place.name.clone()),
         };
@@ -438,7 +466,7 @@ impl<L: UpperLayer> Overlay<L> {
             Copy::Named(staged) => staged.publish_new(parent, &place.name).step(STEP)?,
         }
         if origin == Kept::Nothing {
-            state.ino = self.inodes.upper(ino);
+            state.ino = self.inodes.upper(made.ino);
         }
         if kind != Kind::Dir {
             state.metacopy = data == Data::Below;
@@ -487,8 +515,6 @@ impl<L: UpperLayer> Overlay<L> {
         state.upper = Some(Real::Named(upper.work().clone(), name.into()));
         node.in_upper.store(true, Ordering::Release);
         node.data_in_upper.store(data != Data::Below, Ordering::Release);
-        drop(state);
-        (self.changed)(node.id, Changed::Attributes);
         Ok(())
     }
 

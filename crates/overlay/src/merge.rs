@@ -111,7 +111,8 @@ impl<L: UpperLayer> Overlay<L> {
         }
         let upper_redirect = search.redirect.clone();
         let upper_metacopy = upper.is_some() && search.metacopy;
-        let mut lowers: Vec<Lower<L>> = Vec::new();
+        // Room for one part: most objects have no more, and there are many of them.
+        let mut lowers: Vec<Lower<L>> = Vec::with_capacity(parent.lowers.len().min(1));
         let mut top: Option<Stat> = None;
         // An absolute redirect continues at the layers' roots, whatever the parent merges.
         let mut at_root = matches!(search.target, Target::Path(_));
@@ -417,7 +418,7 @@ impl<L: UpperLayer> Overlay<L> {
         if self.traps.contains(&(stat.dev, stat.ino)) {
             return Err(OpError::LayerLoop);
         }
-        let inner = match layer.open_dir(dir, name) {
+        let inner = match layer.known_dir(dir, name, &stat) {
             Ok(inner) => inner,
             Err(Errno::NOENT) => return Ok(None),
             Err(errno) => return Err(OpError::Layer { step: "open a directory of a layer", errno }),
@@ -426,7 +427,7 @@ impl<L: UpperLayer> Overlay<L> {
             search.is_dir = true;
         }
         if !search.last {
-            let value = self.mark(layer, At::Dir(&inner), Mark::Opaque).step("read the opaque mark")?;
+            let value = self.mark(layer, at, Mark::Opaque).step("read the opaque mark")?;
             match mark::opaque(value.as_deref()) {
                 Opaque::Yes => {
                     search.stop = true;
@@ -435,7 +436,7 @@ impl<L: UpperLayer> Overlay<L> {
                 Opaque::HasXattrWhiteouts => search.xattr_whiteouts = final_component && !is_upper,
                 Opaque::No => {}
             }
-            self.follow_redirect(layer, At::Dir(&inner), prefix, rest, search)?;
+            self.follow_redirect(layer, at, prefix, rest, search)?;
         }
         Ok(Some(Part { real: Real::Dir(inner), stat }))
     }

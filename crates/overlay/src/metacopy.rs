@@ -107,7 +107,7 @@ impl<L: UpperLayer> Overlay<L> {
             let source = self.lowers[part.layer].open_file(part.real.at(), Access::Read);
             let source = source.step("open the lower file")?;
             self.copy_data(upper, &source, &target, size)?;
-            self.sync_copy(upper, copy)?;
+            self.settle_data(upper, &target)?;
             // Writing has taken them away.
             if let Some(value) = capability {
                 upper.set_xattr(copy, CAPABILITY, &value, SetXattr::Any).step("restore capabilities")?;

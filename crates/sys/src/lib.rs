@@ -17,6 +17,7 @@ pub mod probe;
 mod proc;
 pub mod process;
 pub mod signal;
+pub mod writeback;
 pub mod xattr;
 
 pub use rustix::io::Errno;

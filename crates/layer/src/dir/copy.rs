@@ -3,9 +3,12 @@
 use super::File;
 use crate::{Errno, Result};
 use rustix::fs::{OFlags, SeekFrom, copy_file_range, ftruncate, ioctl_ficlone, seek};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// How much is copied by one system call, which cannot be interrupted: a moment's worth of a slow disk.
 const CHUNK_BYTES: u64 = 16 << 20;
+/// Up to this size reading and writing takes fewer calls than having the kernel copy.
+const SMALL_BYTES: u64 = 64 << 10;
 /// The buffer for filesystems between which the kernel does not copy.
 const BUFFER_BYTES: usize = 1 << 20;
 
@@ -30,35 +33,54 @@ pub(super) fn range(from: (&File, u64), to: (&File, u64), len: u64) -> Result<u6
 }
 
 /// Makes the empty file `to` hold the first `size` bytes of `from`, sharing extents where the filesystem can and
-/// leaving holes.
+/// leaving holes. `cannot_clone` is set once the filesystem of `to` has said that it shares none.
 ///
 /// # Errors
 /// Those of reading and writing (`ENOSPC`, `EIO`), and `EINTR` when `go_on`, which is asked before each piece, says no;
 /// `to` then holds some of the data.
-pub(super) fn data(from: &File, to: &File, size: u64, go_on: &dyn Fn() -> bool) -> Result<()> {
-    if size > 0 && ioctl_ficlone(to, from).is_err() {
-        // Whyever it cannot be cloned: if it cannot be copied either, that error is the one that matters.
-        extents(from, to, size, go_on)?;
+pub(super) fn data(
+    from: &File,
+    to: &File,
+    size: u64,
+    cannot_clone: &AtomicBool,
+    go_on: &dyn Fn() -> bool,
+) -> Result<()> {
+    if size > 0 && !cloned(from, to, cannot_clone) && extents(from, to, size, go_on)? == size {
+        return Ok(());
     }
     // Ends a hole at the end, and cuts off what was appended to the source meanwhile.
     acetate_sys::retry(|| ftruncate(to, size))
 }
 
-/// Copies all that is not a hole.
-fn extents(from: &File, to: &File, size: u64, go_on: &dyn Fn() -> bool) -> Result<()> {
-    let mut by = By::Kernel;
+/// Whether `to` shares the extents of `from` now. Whyever not: if it cannot be copied either, that error is the one that
+/// matters.
+fn cloned(from: &File, to: &File, cannot: &AtomicBool) -> bool {
+    if cannot.load(Ordering::Relaxed) {
+        return false;
+    }
+    let result = ioctl_ficlone(to, from);
+    if result == Err(Errno::OPNOTSUPP) {
+        cannot.store(true, Ordering::Relaxed);
+    }
+    result.is_ok()
+}
+
+/// Copies all that is not a hole up to `size`, and returns the end of what was written.
+fn extents(from: &File, to: &File, size: u64, go_on: &dyn Fn() -> bool) -> Result<u64> {
+    let mut by = if size <= SMALL_BYTES { By::Hand(vec![0; size as usize]) } else { By::Kernel };
+    let mut written = 0;
     let mut offset = 0;
     while offset < size {
         let (start, end) = match seek(from, SeekFrom::Data(offset)) {
             // Nothing but a hole is left.
-            Err(Errno::NXIO) => return Ok(()),
+            Err(Errno::NXIO) => return Ok(written),
             // The filesystem does not know: all may be data.
             Err(Errno::INVAL | Errno::OPNOTSUPP) => (offset, size),
             start => {
                 let start = start?;
                 match seek(from, SeekFrom::Hole(start)) {
                     // The source has become shorter.
-                    Err(Errno::NXIO) => return Ok(()),
+                    Err(Errno::NXIO) => return Ok(written),
                     end => (start, end?),
                 }
             }
@@ -72,13 +94,14 @@ fn extents(from: &File, to: &File, size: u64, go_on: &dyn Fn() -> bool) -> Resul
             let count = step(&mut by, from, to, at, end - at)?;
             if count == 0 {
                 // The source has become shorter.
-                return Ok(());
+                return Ok(written);
             }
             at += count;
+            written = at;
         }
         offset = end;
     }
-    Ok(())
+    Ok(written)
 }
 
 /// Who copies.

@@ -9,7 +9,7 @@
 
 use super::cache::DirCache;
 use super::name::Name;
-use crate::{Errno, Result};
+use crate::{Errno, Result, Stat};
 use acetate_sys::open::open_below;
 use parking_lot::{Mutex, RwLock, RwLockWriteGuard};
 use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags, statx};
@@ -37,6 +37,11 @@ impl Id {
     pub(super) fn of(fd: impl AsFd) -> Result<Id> {
         let stat = statx(fd, c"", AtFlags::EMPTY_PATH, StatxFlags::INO)?;
         Ok(Id { dev: (stat.stx_dev_major, stat.stx_dev_minor), ino: stat.stx_ino })
+    }
+
+    /// The inode with these attributes.
+    pub(super) fn from_stat(stat: &Stat) -> Id {
+        Id { dev: (rustix::fs::major(stat.dev), rustix::fs::minor(stat.dev)), ino: stat.ino }
     }
 }
 
@@ -178,23 +183,34 @@ impl Dir {
         let descriptor = self.descriptor()?;
         let names = self.0.names.read();
         let opened = open_below(descriptor.as_fd(), component.as_c_str(), HOLD_DIR, Mode::empty())?;
-        let id = Id::of(&opened)?;
+        let dir = self.handle_of(name, Id::of(&opened)?);
+        drop(names);
+        dir.keep(opened);
+        Ok(dir)
+    }
+
+    /// The directory `name` in this one, which is known to be that inode. It is opened when it is first used.
+    pub(super) fn known(&self, name: &[u8], id: Id) -> Result<Dir> {
+        Name::component(name)?;
+        let _names = self.0.names.read();
+        Ok(self.handle_of(name, id))
+    }
+
+    /// The shared handle of the directory `name`; the caller holds `names`.
+    fn handle_of(&self, name: &[u8], id: Id) -> Dir {
         let mut children = self.0.children.lock();
         let known = children.get(name).and_then(Weak::upgrade);
-        let dir = match &known {
+        match &known {
             Some(node) if node.id == id => Dir(node.clone()),
             // None, or others have put another directory there.
             _ => {
                 let place = Place::Below(self.clone(), name.into());
                 let node = Arc::new(Node::new(id, place, self.0.cache.clone()));
                 children.insert(name.into(), Arc::downgrade(&node));
+                drop(children);
                 Dir(node)
             }
-        };
-        drop(children);
-        drop(names);
-        dir.keep(opened);
-        Ok(dir)
+        }
     }
 
     /// Runs `remove`, which removes the directory `name` from this one; live handles of it keep working.

@@ -36,6 +36,7 @@ pub use handle::Dir;
 use crate::{Errno, FsId, Result};
 use acetate_sys::mount::private_read_only_copy;
 use acetate_sys::open::open_below;
+use acetate_sys::writeback::orders_names_behind_pages;
 use acetate_sys::{ident, retry};
 use handle::{HOLD_DIR, Id};
 use parking_lot::Mutex;
@@ -59,6 +60,10 @@ pub struct DirLayer {
     full: Mutex<Option<Arc<OwnedFd>>>,
     /// open_by_handle_at(2) has said `EPERM`: there is no use in asking again.
     handles_refused: AtomicBool,
+    /// The filesystem has said that files cannot share data.
+    cannot_clone: AtomicBool,
+    /// The filesystem writes a name to the disk only after the data that was written before.
+    orders_names: bool,
     /// Where objects are staged; nothing until it is set.
     work: Dir,
 }
@@ -153,6 +158,7 @@ impl DirLayer {
 
     fn new(root: OwnedFd, role: Role, cache: &Arc<DirCache>) -> Result<DirLayer> {
         let filesystem = filesystem_of(&root)?;
+        let orders_names = role == Role::Upper && orders_names_behind_pages(root.as_fd())?;
         Ok(DirLayer {
             root: Dir::root(root, cache.clone())?,
             role,
@@ -160,6 +166,8 @@ impl DirLayer {
             uuid: OnceLock::new(),
             full: Mutex::new(None),
             handles_refused: AtomicBool::new(false),
+            cannot_clone: AtomicBool::new(false),
+            orders_names,
             work: Dir::nothing(),
         })
     }

@@ -1,5 +1,6 @@
 //! Reads of a directory layer.
 
+use super::handle::Id;
 use super::name::Name;
 use super::target::Target;
 use super::{Dir, DirLayer, File};
@@ -42,6 +43,10 @@ impl Layer for DirLayer {
 
     fn open_dir(&self, dir: &Dir, name: &[u8]) -> Result<Dir> {
         dir.open(name)
+    }
+
+    fn known_dir(&self, dir: &Dir, name: &[u8], stat: &Stat) -> Result<Dir> {
+        dir.known(name, Id::from_stat(stat))
     }
 
     fn list(&self, dir: &Dir, each: &mut dyn FnMut(RawEntry<'_>)) -> Result<()> {
@@ -136,6 +141,12 @@ impl Layer for DirLayer {
     }
 
     fn inode_flags(&self, at: At<'_, Self>) -> Result<u32> {
+        // What is open for its data is a regular file.
+        if let At::Open(file) = at
+            && file.access.is_some()
+        {
+            return Ok(rustix::fs::ioctl_getflags(file)?.bits());
+        }
         let fd = self.open_for_flags(at)?;
         Ok(rustix::fs::ioctl_getflags(fd)?.bits())
     }

@@ -158,7 +158,7 @@ impl UpperLayer for DirLayer {
 
     fn copy_data(&self, from: &File, to: &File, size: u64, go_on: &dyn Fn() -> bool) -> Result<()> {
         self.writable()?;
-        copy::data(from, to, size, go_on)
+        copy::data(from, to, size, &self.cannot_clone, go_on)
     }
 
     fn set_mode(&self, at: At<'_, Self>, mode: u32) -> Result<()> {
@@ -225,6 +225,14 @@ impl UpperLayer for DirLayer {
             }
         };
         retry(|| if data_only { rustix::fs::fdatasync(fd) } else { rustix::fs::fsync(fd) })
+    }
+
+    fn put_data_first(&self, file: &File) -> Result<()> {
+        self.writable()?;
+        if self.orders_names {
+            return acetate_sys::writeback::write_pages(file.as_fd());
+        }
+        self.sync(At::Open(file), false)
     }
 
     fn sync_fs(&self) -> Result<()> {

@@ -487,6 +487,10 @@ impl UpperLayer for MemLayer {
         self.stat(at).map(drop)
     }
 
+    fn put_data_first(&self, file: &Self::File) -> Result<()> {
+        self.stat(At::Open(file)).map(drop)
+    }
+
     fn sync_fs(&self) -> Result<()> {
         Ok(())
     }

@@ -5,7 +5,7 @@ use crate::error::{OpError, Result, Step};
 use crate::handle::Handle;
 use crate::node::Node;
 use crate::protect::{self, Change};
-use crate::{Attr, Caller, HandleId, NodeId, Overlay, SetAttr};
+use crate::{Attr, Caller, Changed, HandleId, NodeId, Overlay, SetAttr};
 use acetate_layer::{Access, At, Errno, Kind, SetTime, StatFs, UpperLayer};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -50,14 +50,32 @@ impl<L: UpperLayer> Overlay<L> {
             Some(_) => Data::Whole,
             None => Data::Below,
         };
-        self.copy_up(&node, data)?;
+        // The answer carries the new attributes, so nobody has to be told of the copy.
+        let copied = self.copy_up_untold(&node, data)?;
+        let result = self.apply(upper, &node, handle, set, empties, nothing);
+        if copied && result.is_err() {
+            (self.changed)(node.id, Changed::Attributes);
+        }
+        result
+    }
+
+    /// Changes attributes of a node in upper. `empties`: its data was not even copied.
+    fn apply(
+        &self,
+        upper: &L,
+        node: &Arc<Node<L>>,
+        handle: Option<HandleId>,
+        set: &SetAttr,
+        empties: bool,
+        nothing: bool,
+    ) -> Result<Attr> {
         if let Some(size) = set.size {
             if empties {
                 // The copy is empty already, but its content has changed: ftruncate(2) sets the times.
-                let real = self.open_real(&node, Access::Write)?;
+                let real = self.open_real(node, Access::Write)?;
                 upper.set_len(At::Open(real.file.as_ref()), 0).step("set the size")?;
             } else {
-                self.set_size(upper, &node, handle, size)?;
+                self.set_size(upper, node, handle, size)?;
             }
         }
         let state = node.state.read();
@@ -82,7 +100,7 @@ impl<L: UpperLayer> Overlay<L> {
         }
         let stat = self.stat_state(&state)?;
         drop(state);
-        Ok(self.attr_of(&node, &stat))
+        Ok(self.attr_of(node, &stat))
     }
 
     /// Truncates through the open file if there is one: it may be allowed where the mode says no.

@@ -155,7 +155,7 @@ impl<L: UpperLayer> Overlay<L> {
         let upper = self.upper()?;
         let _names = dir.as_dir()?.ns.write();
         protect::check(&dir, Change::AddEntry)?;
-        if self.child(&dir, name)?.is_some() {
+        if self.is_taken(&dir, name)? {
             return Err(OpError::Exists);
         }
         // Plan.
@@ -183,7 +183,7 @@ impl<L: UpperLayer> Overlay<L> {
             }
         };
         // Record.
-        let (node, attr) = self.record_new(upper, &dir, &real_dir, name, what.kind())?;
+        let (node, attr) = self.record_new(upper, &dir, &real_dir, name, file.as_ref())?;
         dir.forget_listing();
         Ok((node, attr, file))
     }
@@ -196,6 +196,15 @@ impl<L: UpperLayer> Overlay<L> {
             let opaque = self.config.dialect.name(Mark::Opaque);
             let _slower_lookups = upper.set_xattr(At::Name(real_dir, name), opaque, b"y", SetXattr::Any);
         }
+    }
+
+    /// Whether the directory shows an object of that name, as far as creating one in upper will not find out.
+    fn is_taken(&self, dir: &Arc<Node<L>>, name: &[u8]) -> Result<bool> {
+        let upper_alone = {
+            let state = dir.state.read();
+            state.upper.is_some() && state.lowers.is_empty()
+        };
+        if upper_alone { Ok(dir.child(name).is_some()) } else { Ok(self.child(dir, name)?.is_some()) }
     }
 
     /// Makes an object of final mode and owner at a free name.
@@ -276,21 +285,24 @@ impl<L: UpperLayer> Overlay<L> {
         Ok(file)
     }
 
-    /// The node of an object that was just created.
-    pub(crate) fn record_new(
+    /// The node of an object that was just created, and is open if it is a file that a handle asked for.
+    fn record_new(
         &self,
         upper: &L,
         dir: &Arc<Node<L>>,
         real_dir: &L::Dir,
         name: &[u8],
-        kind: Kind,
+        file: Option<&L::File>,
     ) -> Result<(Arc<Node<L>>, Attr)> {
         const STEP: &str = "look at a new object";
-        let stat = upper.stat(At::Name(real_dir, name)).step(STEP)?;
+        let at = file.map_or(At::Name(real_dir, name), At::Open);
+        let stat = upper.stat(at).step(STEP)?;
+        let kind = stat.kind;
         let mut state = State::new(self.inodes.upper(stat.ino));
-        state.places.push(Place { parent: dir.clone(), name: name.into(), in_upper: true });
+        // Most nodes have one name for ever.
+        state.places = vec![Place { parent: dir.clone(), name: name.into(), in_upper: true }];
         state.upper = Some(if kind == Kind::Dir {
-            Real::Dir(upper.open_dir(real_dir, name).step(STEP)?)
+            Real::Dir(upper.known_dir(real_dir, name, &stat).step(STEP)?)
         } else {
             Real::Named(real_dir.clone(), name.into())
         });

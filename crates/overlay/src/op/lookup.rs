@@ -226,7 +226,8 @@ impl<L: UpperLayer> Overlay<L> {
 /// The state of what a name was found to be.
 fn state_of<L: UpperLayer>(dir: &Arc<Node<L>>, name: &[u8], found: Found<L>) -> State<L> {
     let mut state = State::new(found.ino);
-    state.places.push(Place { parent: dir.clone(), name: name.into(), in_upper: found.in_upper });
+    // Most nodes have one name for ever.
+    state.places = vec![Place { parent: dir.clone(), name: name.into(), in_upper: found.in_upper }];
     state.upper = found.upper;
     state.lowers = found.lowers;
     state.metacopy = found.metacopy;

@@ -36,9 +36,7 @@ impl<L: UpperLayer> Overlay<L> {
         // Act.
         let mut state = victim.state.write();
         if covered {
-            let whiteout = self.staging.whiteout(upper).step("make a whiteout")?;
-            self.admit_whiteouts(upper, &real_dir)?;
-            whiteout.publish(&real_dir, name).step("put a whiteout in place")?;
+            self.cover(upper, &real_dir, name, state.upper.is_some())?;
         } else {
             upper.unlink(&real_dir, name).step("remove a file from upper")?;
         }
@@ -74,14 +72,12 @@ impl<L: UpperLayer> Overlay<L> {
         // Act.
         let mut state = victim.state.write();
         let in_upper = state.upper.is_some();
-        if covered {
+        if covered && in_upper {
             let whiteout = self.staging.whiteout(upper).step("make a whiteout")?;
             self.admit_whiteouts(upper, &real_dir)?;
-            if in_upper {
-                drop(whiteout.exchange(&real_dir, name, true).step("put a whiteout in place")?);
-            } else {
-                whiteout.publish(&real_dir, name).step("put a whiteout in place")?;
-            }
+            drop(whiteout.exchange(&real_dir, name, true).step("put a whiteout in place")?);
+        } else if covered {
+            self.cover(upper, &real_dir, name, false)?;
         } else if holds_whiteouts {
             drop(self.staging.take(upper, &real_dir, name, true).step("remove a directory from upper")?);
         } else {
@@ -98,6 +94,16 @@ impl<L: UpperLayer> Overlay<L> {
         dir.forget_listing();
         victim.forget_listing();
         Ok(())
+    }
+
+    /// Puts a whiteout at a name that upper does not have, or has as a non-directory.
+    fn cover(&self, upper: &L, dir: &L::Dir, name: &[u8], in_upper: bool) -> Result<()> {
+        self.admit_whiteouts(upper, dir)?;
+        if !in_upper && self.staging.whiteout_in_place(upper, dir, name) {
+            return Ok(());
+        }
+        let whiteout = self.staging.whiteout(upper).step("make a whiteout")?;
+        whiteout.publish(dir, name).step("put a whiteout in place")
     }
 
     /// Whether the name would show again, or the object stay, if upper simply did not have it.

@@ -207,3 +207,57 @@ fn ranges_are_copied_within_the_filesystem() {
         assert_eq!(content(layer, &target), b"89345");
     });
 }
+
+/// Makes files that get their names after their data, lets the journal be written now and then, and cuts the power.
+/// Returns how many of those that the disk then has are not whole, and how many it has.
+fn torn_by_a_power_cut(scratch: &mut Scratch, mount: &Path, data_first: bool) -> (usize, usize) {
+    let layer = upper_at(mount, &DirCache::common());
+    assert!(layer.orders_names, "ext4 with a journal of its own");
+    let sizes: Vec<usize> = (0..200).map(|i| 1 + i * 157).collect();
+    let other = create(&layer, b"other");
+    for (i, &size) in sizes.iter().enumerate() {
+        let file = layer.create_unnamed(layer.work(), 0o600, Owner::Mounter).unwrap();
+        assert_eq!(layer.write_at(&file, &pattern(size, i), 0), Ok(size));
+        if data_first {
+            layer.put_data_first(&file).unwrap();
+        }
+        layer.link(At::Open(&file), layer.root(), format!("file-{i}").as_bytes()).unwrap();
+        if i % 9 == 0 {
+            layer.write_at(&other, b"x", i as u64).unwrap();
+            layer.sync(At::Open(&other), false).unwrap();
+        }
+    }
+    // Without flushing the journal, which is what a power cut does (EXT4_IOC_SHUTDOWN).
+    let cut = Command::new("xfs_io").args(["-x", "-c", "shutdown"]).arg(mount).output().unwrap();
+    assert!(cut.status.success(), "{cut:?}");
+    drop((layer, other));
+    assert!(Command::new("umount").arg(mount).status().unwrap().success());
+    scratch.forget_mount(mount);
+    // A copy, as another program's mount namespace may still hold the mount, which would then be found again.
+    let (image, disk) = (scratch.path().join("ext4.img"), scratch.path().join("disk.img"));
+    std::fs::copy(&image, &disk).unwrap();
+    std::fs::rename(&disk, &image).unwrap();
+    scratch.mount_at(mount, "ext4", &image, "loop").unwrap();
+    let content = |i| std::fs::read(mount.join(format!("upper/file-{i}"))).ok();
+    let there = sizes.iter().enumerate().filter_map(|(i, &size)| Some(content(i)? == pattern(size, i)));
+    let whole: Vec<bool> = there.collect();
+    std::fs::remove_dir_all(mount.join("upper")).unwrap();
+    std::fs::remove_dir_all(mount.join("workdir")).unwrap();
+    (whole.iter().filter(|whole| !**whole).count(), whole.len())
+}
+
+#[test]
+fn after_a_power_cut_names_have_their_data() {
+    let mut scratch = Scratch::new();
+    if !is_root() || Command::new("xfs_io").arg("-V").output().is_err() {
+        println!("skipped: needs root and xfs_io");
+        return;
+    }
+    let Some(mount) = scratch.image("ext4", 64) else { return };
+    let (torn, there) = torn_by_a_power_cut(&mut scratch, &mount, true);
+    assert_eq!(torn, 0);
+    assert!(there > 100, "{there} names had reached the disk");
+    // The cut is one that hurts: without the call it tears files.
+    let (torn, _) = torn_by_a_power_cut(&mut scratch, &mount, false);
+    assert!(torn > 100, "{torn} files are torn");
+}
