@@ -84,8 +84,9 @@ pub struct SetAttr {
     pub atime: SetTime,
     /// Modification time.
     pub mtime: SetTime,
-    /// The change takes set-id bits and file capabilities away (a truncation by an unprivileged user).
-    pub kill_set_ids: bool,
+    /// The change takes set-id bits and file capabilities away: it is a truncation by an unprivileged process of that
+    /// group.
+    pub kill_set_ids: Option<u32>,
 }
 
 impl Default for SetAttr {
@@ -97,7 +98,7 @@ impl Default for SetAttr {
             size: None,
             atime: SetTime::Keep,
             mtime: SetTime::Keep,
-            kill_set_ids: false,
+            kill_set_ids: None,
         }
     }
 }
@@ -111,8 +112,8 @@ pub struct OpenFlags {
     pub truncate: bool,
     /// `O_APPEND`; only matters for append-only files, the kernel chooses the offsets.
     pub append: bool,
-    /// A truncation that takes set-id bits and file capabilities away.
-    pub kill_set_ids: bool,
+    /// A truncation takes set-id bits and file capabilities away: it is by an unprivileged process of that group.
+    pub kill_set_ids: Option<u32>,
     /// `O_NOATIME`: reads leave the access time alone. The kernel has checked that the caller may say so.
     pub keep_atime: bool,
     /// The file is opened to be executed (`__FMODE_EXEC` of the kernel's execve).
@@ -125,7 +126,7 @@ impl OpenFlags {
         access: Access::Read,
         truncate: false,
         append: false,
-        kill_set_ids: false,
+        kill_set_ids: None,
         keep_atime: false,
         execute: false,
     };

@@ -25,7 +25,8 @@ pub(super) fn answer<L: UpperLayer>(
         }
         Request::SetAttr(set) => {
             let handle = set.handle.map(HandleId);
-            let attr = overlay.setattr(call.node(), handle, &changes(&set), &call.caller())?;
+            let attr =
+                overlay.setattr(call.node(), handle, &changes(&set, call.header.gid), &call.caller())?;
             reply.attr_out(&attr, files.valid(call.node()));
         }
         Request::StatFs => reply.statfs_out(&overlay.statfs()?),
@@ -35,7 +36,7 @@ pub(super) fn answer<L: UpperLayer>(
 }
 
 /// What a request asks to change. The kernel also sends the change time and a lock owner, which are its own business.
-fn changes(set: &SetAttrIn) -> SetAttr {
+fn changes(set: &SetAttrIn, caller_gid: u32) -> SetAttr {
     let given = |flag: u32| set.valid & flag != 0;
     let time = |flag: u32, now: u32, (sec, nsec): (i64, u32)| match (given(flag), given(now)) {
         (_, true) => SetTime::Now,
@@ -49,7 +50,7 @@ fn changes(set: &SetAttrIn) -> SetAttr {
         size: given(fattr::SIZE).then_some(set.size),
         atime: time(fattr::ATIME, fattr::ATIME_NOW, set.atime),
         mtime: time(fattr::MTIME, fattr::MTIME_NOW, set.mtime),
-        kill_set_ids: given(fattr::KILL_SUIDGID),
+        kill_set_ids: given(fattr::KILL_SUIDGID).then_some(caller_gid),
     }
 }
 
@@ -70,7 +71,7 @@ mod tests {
 
     #[test]
     fn only_valid_fields_change() {
-        assert_eq!(changes(&NOTHING), SetAttr::default());
+        assert_eq!(changes(&NOTHING, 8), SetAttr::default());
         let all = SetAttrIn { valid: 0x83f | fattr::KILL_SUIDGID, ..NOTHING };
         let expected = SetAttr {
             mode: Some(0o6755),
@@ -79,15 +80,15 @@ mod tests {
             size: Some(7),
             atime: SetTime::To(Time { sec: -1, nsec: 2 }),
             mtime: SetTime::To(Time { sec: 3, nsec: 4 }),
-            kill_set_ids: true,
+            kill_set_ids: Some(8),
         };
-        assert_eq!(changes(&all), expected);
+        assert_eq!(changes(&all, 8), expected);
     }
 
     #[test]
     fn now_wins_over_a_time() {
         let valid = fattr::ATIME | fattr::ATIME_NOW | fattr::MTIME_NOW;
         let expected = SetAttr { atime: SetTime::Now, mtime: SetTime::Now, ..SetAttr::default() };
-        assert_eq!(changes(&SetAttrIn { valid, ..NOTHING }), expected);
+        assert_eq!(changes(&SetAttrIn { valid, ..NOTHING }, 8), expected);
     }
 }

@@ -28,7 +28,7 @@ pub(super) fn answer<L: UpperLayer>(
 ) -> Result<(), Failure> {
     match call.request {
         Request::Open { flags, open_flags } => {
-            let flags = how(flags, open_flags);
+            let flags = how(flags, open_flags, call.header.gid);
             let handle = overlay.open(call.node(), flags)?;
             let (io, _) = files.opened(overlay, call.node(), handle, flags.access);
             put_open(reply, handle, io);
@@ -36,21 +36,21 @@ pub(super) fn answer<L: UpperLayer>(
         Request::Create(create) => {
             let CreateIn { name, mode, flags, open_flags, .. } = create;
             let caller = call.caller_with(create.umask);
-            let flags = how(flags, open_flags);
+            let flags = how(flags, open_flags, call.header.gid);
             let created = overlay.create(call.node(), name, mode & 0o7777, flags, &caller)?;
             put_created(overlay, files, reply, &created, flags.access);
         }
         Request::TmpFile(create) => {
             let CreateIn { mode, flags, open_flags, .. } = create;
             let caller = call.caller_with(create.umask);
-            let flags = how(flags, open_flags);
+            let flags = how(flags, open_flags, call.header.gid);
             let created = overlay.tmpfile(call.node(), mode & 0o7777, flags, &caller)?;
             put_created(overlay, files, reply, &created, flags.access);
         }
         Request::Read(read) => reply
             .fill(read.size as usize, |buffer| overlay.read(HandleId(read.handle), read.offset, buffer))?,
         Request::Write { handle, offset, data, write_flags } => {
-            let kill_set_ids = write_flags & WRITE_KILL_SUIDGID != 0;
+            let kill_set_ids = (write_flags & WRITE_KILL_SUIDGID != 0).then_some(call.header.gid);
             let wrote = overlay.write(HandleId(handle), offset, data, kill_set_ids)?;
             reply.size_out(wrote as u32);
         }
@@ -111,13 +111,13 @@ fn copy_range<L: UpperLayer>(overlay: &Overlay<L>, copy: &CopyIn) -> Result<u64,
 }
 
 /// What flags of open(2) and those of the request ask for. Access mode 3 checks permissions for both reading and
-/// writing and gives neither; ioctl(2) is all it is for.
-fn how(flags: u32, open_flags: u32) -> OpenFlags {
+/// writing and gives neither; ioctl(2) is all it is for. `gid`: the caller's group.
+fn how(flags: u32, open_flags: u32, gid: u32) -> OpenFlags {
     OpenFlags {
         access: access(flags),
         truncate: flags & O_TRUNC != 0,
         append: flags & O_APPEND != 0,
-        kill_set_ids: open_flags & OPEN_KILL_SUIDGID != 0,
+        kill_set_ids: (open_flags & OPEN_KILL_SUIDGID != 0).then_some(gid),
         keep_atime: flags & O_NOATIME != 0,
         execute: flags & FMODE_EXEC != 0,
     }
@@ -138,18 +138,18 @@ mod tests {
 
     #[test]
     fn flags_of_open() {
-        assert_eq!(how(0, 0), OpenFlags::READ);
-        assert_eq!(how(3, 0), OpenFlags::READ);
-        assert_eq!(how(2 | 0o100, 0), OpenFlags::READ_WRITE);
+        assert_eq!(how(0, 0, 7), OpenFlags::READ);
+        assert_eq!(how(3, 0, 7), OpenFlags::READ);
+        assert_eq!(how(2 | 0o100, 0, 7), OpenFlags::READ_WRITE);
         let expected = OpenFlags {
             access: Access::Write,
             truncate: true,
             append: true,
-            kill_set_ids: true,
+            kill_set_ids: Some(7),
             keep_atime: false,
             execute: false,
         };
-        assert!(how(FMODE_EXEC, 0).execute);
-        assert_eq!(how(1 | O_TRUNC | O_APPEND, 1), expected);
+        assert!(how(FMODE_EXEC, 0, 7).execute);
+        assert_eq!(how(1 | O_TRUNC | O_APPEND, 1, 7), expected);
     }
 }

@@ -6,7 +6,7 @@ use crate::handle::Handle;
 use crate::node::Node;
 use crate::protect::{self, Change};
 use crate::{Attr, Caller, Changed, HandleId, NodeId, Overlay, SetAttr};
-use acetate_layer::{Access, At, Errno, Kind, SetTime, StatFs, UpperLayer};
+use acetate_layer::{Access, At, Errno, Kind, SetTime, Stat, StatFs, UpperLayer};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -32,7 +32,7 @@ impl<L: UpperLayer> Overlay<L> {
         node: NodeId,
         handle: Option<HandleId>,
         set: &SetAttr,
-        _caller: &Caller,
+        caller: &Caller,
     ) -> Result<Attr> {
         let node = self.node(node)?;
         let upper = self.upper()?;
@@ -43,7 +43,7 @@ impl<L: UpperLayer> Overlay<L> {
         // What takes set-id bits away comes as a change of nothing: a write by an unprivileged user, and chown(2) that
         // changes no id. So does the end of taking file capabilities away, which leaves set-id bits alone.
         let lost_capabilities = node.lost_capabilities.swap(false, Ordering::AcqRel);
-        let nothing = *set == SetAttr::default() && !lost_capabilities;
+        let nothing = (*set == SetAttr::default() && !lost_capabilities).then_some(caller);
         let empties = set.size == Some(0) && !node.data_in_upper() && self.stat(&node)?.size > 0;
         let data = match set.size {
             Some(_) if empties => Data::Nothing,
@@ -67,7 +67,7 @@ impl<L: UpperLayer> Overlay<L> {
         handle: Option<HandleId>,
         set: &SetAttr,
         empties: bool,
-        nothing: bool,
+        nothing: Option<&Caller>,
     ) -> Result<Attr> {
         if let Some(size) = set.size {
             if empties {
@@ -80,17 +80,21 @@ impl<L: UpperLayer> Overlay<L> {
         }
         let state = node.state.read();
         let at = state.upper.as_ref().ok_or(OpError::Stale)?.at();
-        if set.kill_set_ids {
-            self.kill_set_ids(upper, at)?;
+        if let Some(gid) = set.kill_set_ids {
+            self.kill_set_ids(upper, at, gid)?;
         }
         let (uid, gid) = (set.uid, set.gid);
-        if uid.is_some() || gid.is_some() || nothing {
+        if uid.is_some() || gid.is_some() || nothing.is_some() {
             match upper.set_owner(at, uid, gid) {
                 Err(Errno::INVAL) => {
                     return Err(OpError::Layer { step: "set the owner", errno: Errno::OVERFLOW });
                 }
                 other => other.step("set the owner")?,
             }
+        }
+        // The filesystem below has asked whether this server is of the file's group, not whether the caller is.
+        if let Some(caller) = nothing.filter(|caller| caller.uid != 0) {
+            self.kill_set_gid(upper, at, caller.gid)?;
         }
         if let Some(mode) = set.mode {
             upper.set_mode(at, mode).step("set the mode")?;
@@ -117,17 +121,25 @@ impl<L: UpperLayer> Overlay<L> {
         upper.set_len(at, size).step("set the size")
     }
 
-    /// Takes set-id bits away, as a write by an unprivileged user does. File capabilities go with any write or
-    /// truncation of the real file.
-    pub(crate) fn kill_set_ids(&self, upper: &L, at: At<'_, L>) -> Result<()> {
-        let mode = upper.stat(at).step("stat the upper file")?.mode;
-        let mut kept = mode & !SET_UID;
-        // Without group execution the bit means mandatory locking (chmod(2)).
-        if mode & GROUP_EXEC != 0 {
+    /// Takes set-id bits away, as a write by an unprivileged process of the group `gid` does. File capabilities go with
+    /// any write or truncation of the real file.
+    pub(crate) fn kill_set_ids(&self, upper: &L, at: At<'_, L>, gid: u32) -> Result<()> {
+        let stat = upper.stat(at).step("stat the upper file")?;
+        let mut kept = stat.mode & !SET_UID;
+        if loses_set_gid(&stat, gid) {
             kept &= !SET_GID;
         }
-        if kept != mode {
+        if kept != stat.mode {
             upper.set_mode(at, kept).step("take set-id bits away")?;
+        }
+        Ok(())
+    }
+
+    /// Takes the set-group-id bit away if an unprivileged process of the group `gid` changes the file.
+    fn kill_set_gid(&self, upper: &L, at: At<'_, L>, gid: u32) -> Result<()> {
+        let stat = upper.stat(at).step("stat the upper file")?;
+        if stat.kind == Kind::File && loses_set_gid(&stat, gid) {
+            upper.set_mode(at, stat.mode & !SET_GID).step("take the set-group-id bit away")?;
         }
         Ok(())
     }
@@ -166,4 +178,11 @@ fn kind_of_change(set: &SetAttr) -> Change {
     let times_only = set.mode.is_none() && set.uid.is_none() && set.gid.is_none() && set.size.is_none();
     let now = |time| matches!(time, SetTime::Now | SetTime::Keep);
     if times_only && now(set.atime) && now(set.mtime) { Change::Append } else { Change::Content }
+}
+
+/// Whether a change by an unprivileged process of the group `gid` takes the set-group-id bit away: always where the group
+/// may execute the file; else the bit means mandatory locking (chmod(2)), which members of the file's group may keep
+/// (fs/attr.c, `setattr_should_drop_sgid`). Further groups of the process are not known here.
+fn loses_set_gid(stat: &Stat, gid: u32) -> bool {
+    stat.mode & SET_GID != 0 && (stat.mode & GROUP_EXEC != 0 || stat.gid != gid)
 }

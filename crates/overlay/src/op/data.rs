@@ -58,15 +58,21 @@ impl<L: UpperLayer> Overlay<L> {
         })
     }
 
-    /// Writes at `offset`; returns the number of bytes written. `kill_set_ids`: the writer is not privileged, so
-    /// set-id bits and capabilities go.
+    /// Writes at `offset`; returns the number of bytes written. `kill_set_ids`: the writer is not privileged
+    /// and of that group, so set-id bits and capabilities go.
     ///
     /// # Errors
     /// [`OpError::Layer`].
-    pub fn write(&self, handle: HandleId, offset: u64, data: &[u8], kill_set_ids: bool) -> Result<usize> {
+    pub fn write(
+        &self,
+        handle: HandleId,
+        offset: u64,
+        data: &[u8],
+        kill_set_ids: Option<u32>,
+    ) -> Result<usize> {
         self.with_writable(handle, |upper, _, real| {
-            if kill_set_ids {
-                self.kill_set_ids(upper, At::Open(real.file.as_ref()))?;
+            if let Some(gid) = kill_set_ids {
+                self.kill_set_ids(upper, At::Open(real.file.as_ref()), gid)?;
             }
             upper.write_at(&real.file, data, offset).step("write a file")
         })

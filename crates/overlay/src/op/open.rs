@@ -47,8 +47,8 @@ impl<L: UpperLayer> Overlay<L> {
             // Truncating by opening sets the times even if the size stays, as ftruncate(2) on a writable file does.
             let writable = if writes { real.clone() } else { self.open_real(node, Access::Write)? };
             upper.set_len(At::Open(writable.file.as_ref()), 0).step("truncate the file")?;
-            if flags.kill_set_ids {
-                self.kill_set_ids(upper, At::Open(real.file.as_ref()))?;
+            if let Some(gid) = flags.kill_set_ids {
+                self.kill_set_ids(upper, At::Open(real.file.as_ref()), gid)?;
             }
         }
         self.honour_atime(&real, flags.keep_atime);

@@ -249,7 +249,7 @@ impl Engine {
                 let handle = overlay.open(self.writable(path)?, flags).map_err(errno)?;
                 // An empty write is none.
                 let written =
-                    if data.is_empty() { Ok(0) } else { overlay.write(handle, *offset, data, false) };
+                    if data.is_empty() { Ok(0) } else { overlay.write(handle, *offset, data, None) };
                 overlay.release(handle);
                 written.map_err(errno)?;
             }
@@ -332,7 +332,7 @@ impl Engine {
 
     fn fill_and_name(&self, made: &(Entry, HandleId), data: &[u8], path: &Path) -> Result<(), Errno> {
         if !data.is_empty() {
-            self.overlay.write(made.1, 0, data, false).map_err(errno)?;
+            self.overlay.write(made.1, 0, data, None).map_err(errno)?;
         }
         let (dir, name) = self.free(path)?;
         self.overlay.link(made.0.node, dir, name).map_err(errno)?;
