@@ -160,6 +160,8 @@ impl<L: UpperLayer> Overlay<L> {
             upper.set_times(At::Dir(&parent), SetTime::To(times.atime), SetTime::To(times.mtime));
         drop(state);
         place.parent.forget_listing();
+        // Its change time and size cannot be given back.
+        (self.changed)(place.parent.id, Changed::Attributes);
         (self.changed)(node.id, Changed::Attributes);
         Ok(())
     }
