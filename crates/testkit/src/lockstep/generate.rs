@@ -267,8 +267,10 @@ impl Stack {
         if is_dir && once_in(rng, 60) && self.prefix.starts_with(b"trusted.") {
             entry.xattrs.push((self.mark(b"redirect"), self.names.one(rng)));
         }
+        // In upper nothing makes such files outside directories that announce them; whether a listing shows one there
+        // depends on when the directory was marked impure (docs/semantics.md, difference 22).
         let empty = matches!(&entry.body, Body::File { data, size: 0 } if data.is_empty());
-        if empty && once_in(rng, 20) {
+        if empty && entry.layer != Layer::Upper && once_in(rng, 20) {
             entry.xattrs.push((self.mark(b"whiteout"), Vec::new()));
         }
     }
