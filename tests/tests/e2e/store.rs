@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, symlink};
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -306,8 +307,10 @@ pub fn killed_at_call(home: &Home, calls: &str, args: &[&str], n: usize) -> Resu
     command.env("ACETATE_STORE", home.path("store")).current_dir(home.scratch.path());
     let output = command.stdin(Stdio::null()).output()?;
     let code = output.status.code();
-    ensure!(code != Some(2), "{args:?} at {n}: {}", String::from_utf8_lossy(&output.stderr));
-    Ok(if code == Some(0) { None } else { Some(()) })
+    // strace ends as what it runs ends; any other status is that of a command that failed, or strace's own.
+    let killed = output.status.signal() == Some(9);
+    ensure!(killed || code == Some(0), "{args:?} at {n}: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(killed.then_some(()))
 }
 
 /// Kills a command at each of its changes; after each, the store is whole but for leftovers, shows the old state or the

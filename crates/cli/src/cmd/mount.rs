@@ -35,7 +35,7 @@ pub(crate) struct MountArgs {
     /// Serve the mount for a waiting parent
     #[arg(long, hide = true)]
     serve: bool,
-    /// Unmount when the process that started this one ends
+    /// End with the process that started this one
     #[arg(long, hide = true)]
     with_parent: bool,
     /// What the mount table shows as the source, and where to mount
@@ -46,7 +46,7 @@ pub(crate) struct MountArgs {
 pub(crate) fn run(args: &MountArgs) -> Result<Exit, Failure> {
     let request = request(args)?;
     if args.with_parent {
-        rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM))
+        rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
             .map_err(|errno| Failure::errno("ask to end with the parent", errno))?;
     }
     if args.serve {

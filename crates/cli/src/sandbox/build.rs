@@ -51,7 +51,9 @@ pub(super) fn build(job: &Job, open: &mut OpenTry<'_>) -> Result<Built, Failure>
         Err(Errno::INVAL) => true,
         Err(errno) => return Err(Failure::path("cover", &job.target, errno)),
     };
-    let layout = plan(Wish { target: &job.target, store: &job.store, locked }, &mounts()?, &Live);
+    let own = own_dirs(job);
+    let wish = Wish { target: &job.target, store: &job.store, locked, own: &own };
+    let layout = plan(wish, &mounts()?, &Live);
     if !layout.parts.iter().any(|part| matches!(part, Part::Cover(_))) {
         return Err(Failure::new(
             format_args!("{}: nothing in it can be covered", shown(&job.target)),
@@ -79,6 +81,24 @@ pub(super) fn build(job: &Job, open: &mut OpenTry<'_>) -> Result<Built, Failure>
     tell_uncovered(open);
     hide(&job.store, open)?;
     Ok(built)
+}
+
+/// The topmost directories of the user's own on the way to where the command is most likely to work.
+fn own_dirs(job: &Job) -> Vec<PathBuf> {
+    use std::os::unix::fs::MetadataExt;
+    let user = rustix::process::geteuid().as_raw();
+    let is_own =
+        |dir: &&Path| std::fs::symlink_metadata(dir).is_ok_and(|stat| stat.is_dir() && stat.uid() == user);
+    let home = std::env::var_os("HOME").and_then(|home| std::fs::canonicalize(home).ok());
+    let ends = [Some(job.workdir.clone()), home];
+    let mut own: Vec<PathBuf> = ends
+        .into_iter()
+        .flatten()
+        .filter_map(|end| end.ancestors().filter(is_own).last().map(Path::to_owned))
+        .collect();
+    own.sort();
+    own.dedup();
+    own
 }
 
 /// Says what the command cannot change, one line a reason.

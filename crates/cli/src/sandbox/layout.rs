@@ -50,6 +50,8 @@ pub(super) struct Wish<'a> {
     pub(super) store: &'a Path,
     /// Mounts cannot be told from what they are mounted on: only directories without mounts in them can be covered.
     pub(super) locked: bool,
+    /// Directories of the user's own in directories of others.
+    pub(super) own: &'a [PathBuf],
 }
 
 /// Answers about the live tree.
@@ -99,7 +101,7 @@ pub(super) fn plan(wish: Wish<'_>, mounts: &[Seen], look: &dyn Look) -> Layout {
     }
     if wish.locked {
         split(wish, wish.target, mounts, look, &mut parts);
-        for path in TEMPORARY.map(Path::new) {
+        for path in TEMPORARY.iter().map(Path::new).chain(wish.own.iter().map(PathBuf::as_path)) {
             // Who may not own what a directory belongs to can write in it only if it is the root of an overlay.
             let inside = path.starts_with(wish.target) && path != wish.target;
             if inside
@@ -215,7 +217,7 @@ mod tests {
     }
 
     fn wish(target: &str, locked: bool) -> Wish<'_> {
-        Wish { target: Path::new(target), store: Path::new("/var/lib/acetate"), locked }
+        Wish { target: Path::new(target), store: Path::new("/var/lib/acetate"), locked, own: &[] }
     }
 
     fn words(layout: &Layout) -> Vec<String> {
@@ -260,5 +262,11 @@ mod tests {
             "cover /var/tmp",
         ];
         assert_eq!(words(&layout), expected);
+        let own = ["/data/mine".into(), "/home/a".into()];
+        let mut tree = tree();
+        tree.0.insert("/data/mine".into());
+        let layout = plan(Wish { own: &own, ..wish("/", true) }, &mounts(), &tree);
+        assert_eq!(words(&layout)[1..3], ["cover /data", "cover /data/mine"]);
+        assert_eq!(words(&layout).iter().filter(|word| *word == "cover /home/a").count(), 1);
     }
 }
