@@ -231,9 +231,10 @@ fn torn_by_a_power_cut(scratch: &mut Scratch, mount: &Path, data_first: bool) ->
     let cut = Command::new("xfs_io").args(["-x", "-c", "shutdown"]).arg(mount).output().unwrap();
     assert!(cut.status.success(), "{cut:?}");
     drop((layer, other));
-    assert!(Command::new("umount").arg(mount).status().unwrap().success());
+    // Lazily, and then a copy of the disk: a process that is just being started, or another program's mount namespace, may
+    // still hold the mount, which would be found again.
+    assert!(Command::new("umount").arg("-l").arg(mount).status().unwrap().success());
     scratch.forget_mount(mount);
-    // A copy, as another program's mount namespace may still hold the mount, which would then be found again.
     let (image, disk) = (scratch.path().join("ext4.img"), scratch.path().join("disk.img"));
     std::fs::copy(&image, &disk).unwrap();
     std::fs::rename(&disk, &image).unwrap();
