@@ -58,8 +58,9 @@ pub fn choose<'a>(index: &'a ImageIndex, platform: &Platform) -> Result<&'a Desc
     // An index of one image need not say what it is for.
     let only = || index.manifests().first().filter(|item| index.manifests().len() == 1 && of(item).is_none());
     found.or_else(only).ok_or_else(|| {
-        let all: Vec<String> =
+        let mut all: Vec<String> =
             index.manifests().iter().filter_map(of).map(|other| other.to_string()).collect();
+        all.sort();
         Error::NoPlatform { wanted: platform.to_string(), found: all.join(", ") }
     })
 }
