@@ -36,7 +36,7 @@ impl Entry {
             path: exact(OsStr::from_bytes(&change.path)),
             change: word,
             of,
-            kind: kind_name(change.kind),
+            kind: change.kind.name(),
             size: change.size,
             below: change.below,
         }
@@ -55,17 +55,4 @@ pub(crate) fn line(change: &Change) -> String {
         _ => String::new(),
     };
     format!("{letter} {}{slash}{more}", entry.path)
-}
-
-/// A type of object in a word.
-pub(crate) fn kind_name(kind: Kind) -> &'static str {
-    match kind {
-        Kind::File => "file",
-        Kind::Dir => "directory",
-        Kind::Symlink => "symlink",
-        Kind::Fifo => "fifo",
-        Kind::Socket => "socket",
-        Kind::CharDevice => "character device",
-        Kind::BlockDevice => "block device",
-    }
 }

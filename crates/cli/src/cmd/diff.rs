@@ -1,7 +1,6 @@
 //! `acetate diff`.
 
 use crate::Exit;
-use crate::changes::kind_name;
 use crate::error::Failure;
 use crate::layers::{LayerArgs, Layers, of_path};
 use crate::out::{answer, answer_json, exact, note, shown, size};
@@ -158,7 +157,7 @@ fn item(change: &Change) -> Item {
         of,
         from,
         link: change.link.as_ref().map(|link| bytes(link)),
-        kind: kind_name(change.kind),
+        kind: change.kind.name(),
         size: change.size,
         below: change.below,
     }

@@ -1,7 +1,6 @@
 //! `acetate explain`.
 
 use crate::Exit;
-use crate::changes::kind_name;
 use crate::error::Failure;
 use crate::layers::{LayerArgs, Layers, of_path};
 use crate::out::{answer, answer_json, exact, shown, size};
@@ -132,7 +131,7 @@ fn item(path: &PathBuf, layers: &Layers, found: &Explained) -> Item {
 }
 
 fn copy_item(copy: &Copied) -> CopyItem {
-    let kind = kind_name(copy.kind);
+    let kind = copy.kind.name();
     CopyItem { path: bytes(&copy.path), kind, bytes: copy.bytes, allocated: copy.allocated }
 }
 
@@ -149,7 +148,7 @@ fn layer_item(layers: &Layers, seen: &Seen) -> LayerItem {
         holds: match &seen.what {
             What::Absent => "nothing",
             What::Whiteout(_) => "whiteout",
-            What::Object(object) => kind_name(object.stat.kind),
+            What::Object(object) => object.stat.kind.name(),
         },
         size: object.filter(|object| object.stat.kind == Kind::File).map(|object| object.stat.size),
         whiteout: match seen.what {

@@ -145,7 +145,7 @@ impl Item {
     }
 
     fn kind(&self) -> Kind {
-        KINDS.into_iter().find(|kind| kind_word(*kind) == self.kind).unwrap_or(Kind::File)
+        KINDS.into_iter().find(|kind| kind.name() == self.kind).unwrap_or(Kind::File)
     }
 
     /// The absolute path.
@@ -167,18 +167,6 @@ impl Item {
 
 const KINDS: [Kind; 7] =
     [Kind::File, Kind::Dir, Kind::Symlink, Kind::Fifo, Kind::Socket, Kind::CharDevice, Kind::BlockDevice];
-
-fn kind_word(kind: Kind) -> &'static str {
-    match kind {
-        Kind::File => "file",
-        Kind::Dir => "directory",
-        Kind::Symlink => "symlink",
-        Kind::Fifo => "fifo",
-        Kind::Socket => "socket",
-        Kind::CharDevice => "character device",
-        Kind::BlockDevice => "block device",
-    }
-}
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Changes {
@@ -529,7 +517,7 @@ impl OpenTry<'_> {
             cover: index,
             path: Bytes(change.path),
             what: What::of(change.what),
-            kind: kind_word(change.kind).to_owned(),
+            kind: change.kind.name().to_owned(),
             size: change.size,
             below: change.below,
             original: None,

@@ -72,7 +72,7 @@ fn alone(stat: &Stat, reach: Reach) -> Seal {
     let ctime = if reach == Reach::Applied { Time { sec: 0, nsec: 0 } } else { stat.ctime };
     let stamp = |time: Time| (time.sec, time.nsec);
     Seal {
-        kind: super::kind_word(stat.kind).to_owned(),
+        kind: stat.kind.name().to_owned(),
         ino: stat.ino,
         mode: stat.mode,
         owner: (stat.uid, stat.gid),
