@@ -43,8 +43,7 @@ pub(super) const HIDDEN: [&str; 5] =
 /// # Errors
 /// The first mount that fails.
 pub(super) fn enter(job: &Job) -> Result<(), Failure> {
-    let propagation = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
-    mount_change("/", propagation).map_err(|errno| Failure::errno("make mounts private", errno))?;
+    make_private()?;
     let devices = hold_devices()?;
     let files: &[&str] = if job.net == Net::Host { &NETWORK_FILES } else { &[] };
     let files = files.iter().filter_map(|path| held(path).transpose()).collect::<Result<Vec<_>, _>>()?;
@@ -62,6 +61,15 @@ pub(super) fn enter(job: &Job) -> Result<(), Failure> {
         }
     }
     Ok(())
+}
+
+/// Keeps what this mount namespace, which must be its own, mounts and unmounts from all others.
+///
+/// # Errors
+/// If the system refuses.
+pub(crate) fn make_private() -> Result<(), Failure> {
+    let propagation = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+    mount_change("/", propagation).map_err(|errno| Failure::errno("make mounts private", errno))
 }
 
 /// Holds the devices of the host that every program may count on.
@@ -96,8 +104,7 @@ fn put(tree: &OwnedFd, path: &str) -> Result<(), Failure> {
 /// # Errors
 /// The first mount that fails.
 pub(super) fn stage(job: &Job, place: &str, covered: Option<&str>) -> Result<(), Failure> {
-    let propagation = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
-    mount_change("/", propagation).map_err(|errno| Failure::errno("make mounts private", errno))?;
+    make_private()?;
     restrict(&job.root)?;
     let quiet = MountFlags::NOSUID | MountFlags::NODEV;
     filesystem("proc", "/proc", quiet | MountFlags::NOEXEC, c"")?;

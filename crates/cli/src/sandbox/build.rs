@@ -7,7 +7,7 @@ use crate::daemon::{self, unmount};
 use crate::error::Failure;
 use crate::mountinfo;
 use crate::out::{cause, note, shown, warn};
-use crate::run::rootfs::{Devices, add_flags, hold_devices};
+use crate::run::rootfs::{Devices, add_flags, hold_devices, make_private};
 use crate::store::chain;
 use acetate_store::driver::DriverName;
 use acetate_store::driver::kernel::{self, Stack};
@@ -16,7 +16,7 @@ use acetate_sys::fscontext::attach;
 use acetate_sys::mount::{Extent, copy, read_only_copy};
 use rustix::fs::StatVfsMountFlags;
 use rustix::io::Errno;
-use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
+use rustix::mount::{MountFlags, mount};
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -44,8 +44,7 @@ pub(super) struct Built {
 /// # Errors
 /// If the target cannot be covered. Parts of it that cannot be are read-only, and the user is told.
 pub(super) fn build(job: &Job, open: &mut OpenTry<'_>) -> Result<Built, Failure> {
-    let propagation = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
-    mount_change("/", propagation).map_err(|errno| Failure::errno("make mounts private", errno))?;
+    make_private()?;
     let locked = match copy(&job.target, Extent::Alone) {
         Ok(_) => false,
         Err(Errno::INVAL) => true,
