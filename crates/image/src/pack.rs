@@ -5,11 +5,12 @@
 
 use crate::archive::{Entry, EntryKind, Writer};
 use crate::error::{Error, Result, shown};
-use crate::unpack::{OVERRIDE, recorded_owner};
+use crate::unpack::{OVERRIDE, Owners, own_mode, recorded_owner};
 use acetate_layer::mark::{
     Dialect, Mark, Opaque, is_device_whiteout, may_be_xattr_whiteout, opaque, to_user,
 };
 use acetate_layer::{Access, At, Errno, Kind, Layer, Stat};
+use rustix::process::{getegid, geteuid};
 use std::collections::{BTreeSet, HashMap};
 use std::io::{self, Read, Write};
 
@@ -27,11 +28,19 @@ pub struct Packed {
 /// Writes a layer, or any directory tree, as the archive of an OCI layer (image-spec, "Image Layer Filesystem
 /// Changeset"); returns the sink.
 ///
+/// With [`Owners::Recorded`], recorded owners and modes are those of the archive, and what is this process's own is root's:
+/// so programs in a user namespace of its own see it.
+///
 /// # Errors
 /// [`Error::Unpackable`] for what only makes sense together with lower layers (redirects, metacopy); those of reading
 /// and writing.
-pub fn pack<L: Layer, W: Write>(layer: &L, dialect: Dialect, output: W) -> Result<(Packed, W)> {
-    pack_all_or_some(layer, dialect, output, None)
+pub fn pack<L: Layer, W: Write>(
+    layer: &L,
+    dialect: Dialect,
+    owners: Owners,
+    output: W,
+) -> Result<(Packed, W)> {
+    pack_all_or_some(layer, dialect, owners, output, None)
 }
 
 /// What of a plain tree goes into a layer: the difference from another tree.
@@ -71,21 +80,24 @@ impl Selection {
 pub fn pack_some<L: Layer, W: Write>(
     tree: &L,
     dialect: Dialect,
+    owners: Owners,
     selection: Selection,
     output: W,
 ) -> Result<(Packed, W)> {
-    pack_all_or_some(tree, dialect, output, Some(selection.with_parents()))
+    pack_all_or_some(tree, dialect, owners, output, Some(selection.with_parents()))
 }
 
 fn pack_all_or_some<L: Layer, W: Write>(
     layer: &L,
     dialect: Dialect,
+    owners: Owners,
     output: W,
     selection: Option<Selection>,
 ) -> Result<(Packed, W)> {
     let mut packer = Packer {
         layer,
         dialect,
+        owners,
         selection,
         output: Writer::new(output),
         linked: HashMap::new(),
@@ -98,6 +110,7 @@ fn pack_all_or_some<L: Layer, W: Write>(
 struct Packer<'a, L: Layer, W: Write> {
     layer: &'a L,
     dialect: Dialect,
+    owners: Owners,
     /// Only this, if there is one.
     selection: Option<Selection>,
     output: Writer<W>,
@@ -251,6 +264,11 @@ impl<L: Layer, W: Write> Packer<'_, L, W> {
             sparse: None,
             path,
         };
+        if self.owners == Owners::Recorded {
+            let own = |id: u32, own: u32| if id == own { 0 } else { id };
+            entry.uid = own(stat.uid, geteuid().as_raw());
+            entry.gid = own(stat.gid, getegid().as_raw());
+        }
         self.xattrs(at, &mut entry)?;
         Ok(entry)
     }
@@ -278,7 +296,11 @@ impl<L: Layer, W: Write> Packer<'_, L, W> {
             let Some(value) = self.layer.get_xattr(at, &name).map_err(failed(&entry.path))? else { continue };
             if name == OVERRIDE {
                 if let Some((uid, gid, mode)) = recorded_owner(&value) {
-                    (entry.uid, entry.gid, entry.mode) = (uid, gid, mode);
+                    (entry.uid, entry.gid) = (uid, gid);
+                    // Else it was changed later, by somebody who did not know of the record.
+                    if own_mode(mode, entry.kind == EntryKind::Object(Kind::Dir)) == entry.mode {
+                        entry.mode = mode;
+                    }
                 }
                 continue;
             }

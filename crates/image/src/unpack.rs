@@ -6,7 +6,7 @@
 mod place;
 mod xattrs;
 
-pub(crate) use xattrs::{OVERRIDE, recorded_owner};
+pub(crate) use xattrs::{OVERRIDE, own_mode, recorded_owner};
 
 use crate::archive::{Entry, EntryKind, Reader};
 use crate::error::{Error, Result, shown};
@@ -301,15 +301,18 @@ impl<'a, L: UpperLayer> Unpacker<'a, L> {
             reader.record().file(full, entry.size)?;
             self.files += 1;
         }
+        let mut written = 0;
         for (offset, length) in entry.sparse.as_deref().unwrap_or(&whole) {
-            self.extent(entry, &file, *offset, *length, reader, keep)?;
+            written = written.max(self.extent(entry, &file, *offset, *length, reader, keep)?);
         }
-        at(entry, "set the size", self.layer.set_len(At::Open(&file), entry.size))?;
+        if written < entry.size {
+            at(entry, "set the size", self.layer.set_len(At::Open(&file), entry.size))?;
+        }
         self.totals.bytes += entry.size;
         self.attributes(entry, At::Open(&file), false)
     }
 
-    /// Writes a run of data, leaving out blocks of zeros where that saves space.
+    /// Writes a run of data, leaving out blocks of zeros where that saves space. Returns where what it wrote ends.
     fn extent<R: Read, W: Write>(
         &mut self,
         entry: &Entry,
@@ -318,8 +321,8 @@ impl<'a, L: UpperLayer> Unpacker<'a, L> {
         length: u64,
         reader: &mut Reader<R, split::Writer<W>>,
         keep: bool,
-    ) -> Result<()> {
-        let (mut offset, end) = (start, start + length);
+    ) -> Result<u64> {
+        let (mut offset, end, mut written) = (start, start + length, 0);
         while offset < end {
             let want = usize::try_from(end - offset).unwrap_or(usize::MAX).min(self.buffer.len());
             let mut filled = 0;
@@ -335,10 +338,11 @@ impl<'a, L: UpperLayer> Unpacker<'a, L> {
                 }
                 let position = offset + (at_chunk * HOLE_BYTES) as u64;
                 at(entry, "write", write_all(self.layer, file, chunk, position))?;
+                written = position + chunk.len() as u64;
             }
             offset += want as u64;
         }
-        Ok(())
+        Ok(written)
     }
 
     fn node(&mut self, entry: &Entry, kind: Kind, dir: &L::Dir, name: &[u8], full: &[u8]) -> Result<()> {
@@ -398,8 +402,7 @@ impl<'a, L: UpperLayer> Unpacker<'a, L> {
             }
             Owners::Recorded => {
                 xattrs::record_owner(self.layer, object, entry)?;
-                // The unpacking user has to be able to read it all, and must not lend it a set-id bit.
-                mode = (mode & 0o1777) | if is_dir { 0o700 } else { 0o600 };
+                mode = own_mode(mode, is_dir);
             }
         }
         self.totals.xattrs_skipped += xattrs::set(self.layer, object, entry, self.options.dialect)?;
@@ -418,8 +421,7 @@ impl<'a, L: UpperLayer> Unpacker<'a, L> {
         for late in std::mem::take(&mut self.late) {
             let shown_path = &shown(&late.path);
             let failed = |step| move |errno| Error::Entry { path: shown_path.clone(), step, errno };
-            let path = components(&late.path)?;
-            let Some(dir) = self.places.existing(&path)? else { continue };
+            let Some(dir) = self.places.existing(&late.path)? else { continue };
             if let Some(acl) = &late.default_acl {
                 let set =
                     self.layer.set_xattr(At::Dir(&dir), acetate_layer::acl::DEFAULT, acl, SetXattr::Any);

@@ -6,7 +6,7 @@ use crate::root::Store;
 use crate::workspaces::{Own, Part, Workspace};
 use crate::{Layer, record};
 use acetate_image::source::{Platform, default_config};
-use acetate_image::{Digest, Selection, pack_some};
+use acetate_image::{Digest, Options, Selection, pack_some};
 use acetate_layer::Kind;
 use acetate_layer::dir::DirLayer;
 use serde_json::{Value, json};
@@ -75,8 +75,8 @@ impl Store {
         }
         let selection = selection(&self.workspace_changes(workspace)?);
         let tree = DirLayer::open_lower(&own).step("open", &own)?;
-        let dialect = self.options().dialect;
-        self.layer_of(&(), |writer| pack_some(&tree, dialect, selection, writer).map(drop))
+        let Options { dialect, owners, .. } = self.options();
+        self.layer_of(&(), |writer| pack_some(&tree, dialect, owners, selection, writer).map(drop))
     }
 
     fn layer_of_dir(&self, path: &std::path::Path) -> Result<Layer> {

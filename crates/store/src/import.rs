@@ -4,7 +4,7 @@ use crate::error::{Error, Result, Step};
 use crate::layers::{Expected, Layer};
 use crate::root::Store;
 use acetate_image::source::{Description, Input, Part, Platform, default_config, diff_ids};
-use acetate_image::{Digest, pack};
+use acetate_image::{Digest, Options, pack};
 use acetate_layer::dir::DirLayer;
 use std::fs::File;
 use std::io::{self, Read};
@@ -132,8 +132,8 @@ impl Store {
 
     /// Makes a layer of a tree in overlay format.
     pub(crate) fn layer_of_tree(&self, tree: &DirLayer, progress: &dyn Progress) -> Result<Layer> {
-        let dialect = self.options().dialect;
-        self.layer_of(progress, |writer| pack(tree, dialect, writer).map(drop))
+        let Options { dialect, owners, .. } = self.options();
+        self.layer_of(progress, |writer| pack(tree, dialect, owners, writer).map(drop))
     }
 
     /// Makes a layer of what `pack` writes: it is unpacked at the same time.
@@ -169,18 +169,23 @@ impl Store {
         }
         let work: Vec<(usize, Digest, &Part)> =
             ids.iter().zip(&image.layers).enumerate().map(|(at, (id, part))| (at, *id, part)).collect();
-        let added = in_parallel(&work, |(at, id, part)| {
-            progress.begin(*at, &id.short(), part.size);
-            // A layer may occur twice in one image.
-            if ids[..*at].contains(id) || self.layer(id)?.is_some() {
-                progress.done(*at, Some("already here"));
-                return Ok(None);
-            }
-            let inner = fetch(part)?;
-            let expected = Expected { stored: part.digest, diff_id: Some(*id) };
-            let layer = self.add_layer(Counting { inner, layer: *at, progress }, expected)?;
-            progress.done(*at, None);
-            Ok(Some((layer.totals.devices_skipped, layer.totals.xattrs_skipped)))
+        let added = self.publish_behind(|publish| {
+            in_parallel(&work, |(at, id, part)| {
+                progress.begin(*at, &id.short(), part.size);
+                // A layer may occur twice in one image.
+                if ids[..*at].contains(id) || self.layer(id)?.is_some() {
+                    progress.done(*at, Some("already here"));
+                    return Ok(None);
+                }
+                let inner = fetch(part)?;
+                let expected = Expected { stored: part.digest, diff_id: Some(*id) };
+                let unpacked = self.unpack(Counting { inner, layer: *at, progress }, expected)?;
+                let totals = &unpacked.layer.totals;
+                let skipped = (totals.devices_skipped, totals.xattrs_skipped);
+                publish.send(unpacked)?;
+                progress.done(*at, None);
+                Ok(Some(skipped))
+            })
         })?;
         self.settle(&ids)?;
         let names: Result<Vec<String>> = names.iter().map(|name| crate::full_name(name)).collect();

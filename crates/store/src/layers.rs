@@ -1,6 +1,7 @@
 //! Layers: unpacked once, each in a directory of its own, shared by all images.
 
 use crate::error::{Error, Result, Step};
+use crate::publish::Unpacked;
 use crate::record;
 use crate::root::Store;
 use acetate_image::{Compression, Digest, Hashing, Totals, decoder, rejoin, split, unpack};
@@ -55,7 +56,7 @@ pub struct Expected {
 }
 
 impl Store {
-    fn layer_dir(&self, id: &Digest) -> PathBuf {
+    pub(crate) fn layer_dir(&self, id: &Digest) -> PathBuf {
         self.part("layers").join(id.hex())
     }
 
@@ -87,15 +88,19 @@ impl Store {
     /// # Errors
     /// [`acetate_image::Error::Mismatch`] and whatever an archive can have wrong; [`Error::Path`].
     pub fn add_layer(&self, input: impl Read + Send, expected: Expected) -> Result<Layer> {
+        let unpacked = self.unpack(input, expected)?;
+        let layer = unpacked.layer.clone();
+        self.publish_layers(vec![unpacked])?;
+        Ok(layer)
+    }
+
+    /// Unpacks a layer, compressed or not, and checks its digests.
+    pub(crate) fn unpack(&self, input: impl Read + Send, expected: Expected) -> Result<Unpacked> {
         let staging = self.staging()?;
         let layer = self.unpack_layer(input, expected, staging.path())?;
         let path = staging.path().join("layer.json");
         record::write_json(&path, &staging.path().join(".layer.json"), &layer)?;
-        let root = File::open(staging.path()).step("open", staging.path())?;
-        // All of it at once: a sync for each of thousands of files would take minutes.
-        rustix::fs::syncfs(&root).step("sync", staging.path())?;
-        staging.publish(&self.layer_dir(&layer.diff_id))?;
-        Ok(layer)
+        Ok(Unpacked { staging, layer })
     }
 
     fn unpack_layer(&self, input: impl Read + Send, expected: Expected, home: &Path) -> Result<Layer> {

@@ -16,6 +16,7 @@ mod gc;
 mod images;
 mod import;
 mod layers;
+mod publish;
 mod record;
 mod root;
 mod settle;

@@ -101,6 +101,20 @@ impl Scratch {
         Ok(scratch)
     }
 
+    /// A fresh, empty directory for gigabytes: in memory where twice `size_mib` MiB are free there, else on the default
+    /// filesystem. Test machines often have more of the former.
+    ///
+    /// Needs root.
+    pub fn roomy(name: &str, size_mib: u64) -> anyhow::Result<Self> {
+        let info = std::fs::read_to_string("/proc/meminfo")?;
+        let available = info.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
+        let kib = available.and_then(|text| text.split_whitespace().next()?.parse::<u64>().ok());
+        if kib.is_some_and(|kib| kib / 1024 >= 2 * size_mib) {
+            return Self::on(FsKind::Tmpfs, name, size_mib);
+        }
+        Self::new(name)
+    }
+
     /// The directory to work in.
     pub fn path(&self) -> &Path {
         self.mounted.as_deref().unwrap_or(&self.base)

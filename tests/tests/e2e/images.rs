@@ -75,7 +75,7 @@ fn a_data_science_image_goes_through_everybodys_hands() -> Result<()> {
     if !have("data image", &[&REGISTRY[..], &tools, &[Need::DataImage]].concat())? {
         return Ok(());
     }
-    let home = Home::new("images")?;
+    let home = Home::roomy("images", 8192)?;
     let registry = Registry::start(&home.path("registry"), Guard::default())?;
     let podman = Podman::new(&home.path("podman"))?;
     let name = registry.name("data:25");

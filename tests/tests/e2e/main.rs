@@ -11,6 +11,7 @@ mod proxy;
 mod real;
 mod registry;
 mod requests;
+mod rootless;
 mod run;
 mod space;
 mod store;

@@ -25,6 +25,11 @@ impl Home {
         Ok(Home { scratch: Scratch::new(name)? })
     }
 
+    /// For gigabytes.
+    pub fn roomy(name: &str, mib: u64) -> Result<Home> {
+        Ok(Home { scratch: Scratch::roomy(name, mib)? })
+    }
+
     pub fn on(kind: FsKind, name: &str, mib: u64) -> Result<Home> {
         Ok(Home { scratch: Scratch::on(kind, name, mib)? })
     }

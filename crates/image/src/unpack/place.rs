@@ -178,9 +178,12 @@ impl<'a, L: UpperLayer> Places<'a, L> {
     ///
     /// # Errors
     /// Those of the layer.
-    pub fn existing(&self, names: &[&[u8]]) -> Result<Option<L::Dir>> {
+    pub fn existing(&self, path: &[u8]) -> Result<Option<L::Dir>> {
+        if let Some(known) = self.known.get(path) {
+            return Ok(Some(known.clone()));
+        }
         let mut dir = self.layer.root().clone();
-        for name in names {
+        for name in components(path)? {
             match self.layer.open_dir(&dir, name) {
                 Ok(inner) => dir = inner,
                 Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(None),

@@ -51,6 +51,11 @@ pub fn record_owner<L: UpperLayer>(layer: &L, object: At<'_, L>, entry: &Entry) 
     }
 }
 
+/// The mode of what has another one recorded: its owner has to be able to read it all, and must not lend it a set-id bit.
+pub fn own_mode(recorded: u32, is_dir: bool) -> u32 {
+    (recorded & 0o1777) | if is_dir { 0o700 } else { 0o600 }
+}
+
 /// Reads what [`record_owner`] wrote: owner, group and mode.
 pub fn recorded_owner(value: &[u8]) -> Option<(u32, u32, u32)> {
     let mut parts = std::str::from_utf8(value).ok()?.split(':');

@@ -77,7 +77,7 @@ fn what_is_packed_is_unpacked() {
     let source = scratch.dir("source");
     fill(&source);
     let lower = DirLayer::open_lower(&source).unwrap();
-    let (packed, archive) = pack(&lower, Dialect::Trusted, Vec::new()).unwrap();
+    let (packed, archive) = pack(&lower, Dialect::Trusted, Owners::Kept, Vec::new()).unwrap();
     assert_eq!(packed.whiteouts, 0);
     let (totals, split) = unpacked(&archive, &scratch.dir("home"), OPTIONS).unwrap();
     same(&source, &scratch.path().join("home/diff"));
@@ -86,7 +86,7 @@ fn what_is_packed_is_unpacked() {
     assert!(fs::metadata(scratch.path().join("home/diff/sparse")).unwrap().blocks() < 1000);
     assert!(joined(&scratch.path().join("home"), &totals, &split).unwrap() == archive);
     let copy = DirLayer::open_lower(&scratch.path().join("home/diff")).unwrap();
-    assert!(pack(&copy, Dialect::Trusted, Vec::new()).unwrap().1 == archive);
+    assert!(pack(&copy, Dialect::Trusted, Owners::Kept, Vec::new()).unwrap().1 == archive);
     // Others read it the same way; tar(1) drops user.overlay.* no more than anybody else.
     let other = scratch.dir("other");
     untar(&archive, &other);
@@ -205,7 +205,7 @@ fn whiteouts_become_those_of_overlayfs_and_back() {
         // Exactly the archive that came, and one that says the same.
         assert!(joined(&home, &totals, &split).unwrap() == archive);
         let lower = DirLayer::open_lower(&home.join("diff")).unwrap();
-        let (packed, again) = pack(&lower, options.dialect, Vec::new()).unwrap();
+        let (packed, again) = pack(&lower, options.dialect, options.owners, Vec::new()).unwrap();
         assert_eq!(packed.whiteouts, 3);
         let copy = scratch.dir(&format!("{name}-copy"));
         unpacked(&again, &copy, options).unwrap();
@@ -249,7 +249,7 @@ fn owners_can_be_recorded_instead_of_set() {
     let source = scratch.dir("source");
     fill(&source);
     let lower = DirLayer::open_lower(&source).unwrap();
-    let (_, archive) = pack(&lower, Dialect::User, Vec::new()).unwrap();
+    let (_, archive) = pack(&lower, Dialect::User, Owners::Kept, Vec::new()).unwrap();
     let options = Options { owners: Owners::Recorded, dialect: Dialect::User, ..OPTIONS };
     let home = scratch.dir("home");
     let (totals, split) = unpacked(&archive, &home, options).unwrap();
@@ -258,13 +258,16 @@ fn owners_can_be_recorded_instead_of_set() {
     let recorded = xattrs(&home.join("diff/set-id"));
     assert_eq!(recorded[&b"user.containers.override_stat"[..]], b"1234:5678:06751");
     assert!(joined(&home, &totals, &split).unwrap() == archive);
-    // Packing gives the owners back to what can carry the record.
+    // Packing gives the owners back to what can carry the record; a mode that was changed since counts.
+    rustix::fs::chmod(home.join("diff/large-id"), Mode::from_raw_mode(0o711)).unwrap();
     let copy = DirLayer::open_lower(&home.join("diff")).unwrap();
-    let (_, again) = pack(&copy, Dialect::User, Vec::new()).unwrap();
+    let (_, again) = pack(&copy, Dialect::User, Owners::Recorded, Vec::new()).unwrap();
     let other = scratch.dir("other");
     unpacked(&again, &other, OPTIONS).unwrap();
     let file = fs::metadata(other.join("diff/set-id")).unwrap();
     assert_eq!((file.uid(), file.gid(), file.mode() & 0o7777), (1234, 5678, 0o6751));
+    let file = fs::metadata(other.join("diff/large-id")).unwrap();
+    assert_eq!((file.uid(), file.mode() & 0o7777), (3_000_000_000, 0o711));
 }
 
 #[test]
@@ -279,7 +282,7 @@ fn redirects_and_foreign_names_cannot_be_packed() {
     fs::create_dir(&dir).unwrap();
     let refused = || {
         let lower = DirLayer::open_lower(&home.join("diff")).unwrap();
-        pack(&lower, Dialect::Trusted, Vec::new()).err().map(|error| error.to_string())
+        pack(&lower, Dialect::Trusted, Owners::Kept, Vec::new()).err().map(|error| error.to_string())
     };
     assert_eq!(refused(), None);
     rustix::fs::setxattr(&dir, "trusted.overlay.redirect", b"/old", XattrFlags::empty()).unwrap();
