@@ -62,6 +62,8 @@ pub struct DirLayer {
     handles_refused: AtomicBool,
     /// The filesystem has said that files cannot share data.
     cannot_clone: AtomicBool,
+    /// The filesystem says of every file that it cannot be changed, which says nothing of the file.
+    calls_all_immutable: bool,
     /// The filesystem writes a name to the disk only after the data that was written before.
     orders_names: bool,
     /// Where objects are staged; nothing until it is set.
@@ -159,10 +161,12 @@ impl DirLayer {
     fn new(root: OwnedFd, role: Role, cache: &Arc<DirCache>) -> Result<DirLayer> {
         let filesystem = filesystem_of(&root)?;
         let orders_names = role == Role::Upper && orders_names_behind_pages(root.as_fd())?;
+        let calls_all_immutable = is_erofs(&root)?;
         Ok(DirLayer {
             root: Dir::root(root, cache.clone())?,
             role,
             filesystem,
+            calls_all_immutable,
             uuid: OnceLock::new(),
             full: Mutex::new(None),
             handles_refused: AtomicBool::new(false),
@@ -273,6 +277,16 @@ fn is_below(inner: &OwnedFd, outer: &OwnedFd) -> Result<bool> {
         above = Some(next);
     }
     Ok(true)
+}
+
+/// Whether the filesystem is erofs. It has the attribute `immutable` on everything, because nothing can be written there
+/// (fs/erofs/inode.c, `erofs_getattr`); the kernel's overlayfs goes by the flags of inodes, which it leaves alone.
+fn is_erofs(root: &OwnedFd) -> Result<bool> {
+    /// linux/magic.h, `EROFS_SUPER_MAGIC_V1`
+    const EROFS: u64 = 0xE0F5_E1E2;
+    let filesystem = acetate_sys::retry(|| rustix::fs::fstatfs(root))?;
+    // The type of the number is the architecture's.
+    Ok(u64::try_from(filesystem.f_type).is_ok_and(|kind| kind & 0xFFFF_FFFF == EROFS))
 }
 
 /// The id of the filesystem: its device number, but for btrfs, whose subvolumes each have one of their own.

@@ -38,7 +38,7 @@ impl Layer for DirLayer {
             // This is the root of what is mounted there, which is not of this layer.
             return Err(Errno::XDEV);
         }
-        convert(&stat)
+        convert(&stat, self.calls_all_immutable)
     }
 
     fn open_dir(&self, dir: &Dir, name: &[u8]) -> Result<Dir> {
@@ -171,7 +171,11 @@ impl Layer for DirLayer {
             Ok(fd) => {
                 let stat = statx(fd, c"", AtFlags::EMPTY_PATH, STAT_MASK)?;
                 // Deleted but still open somewhere: gone all the same.
-                if stat.stx_nlink == 0 { Ok(None) } else { convert(&stat).map(Some) }
+                if stat.stx_nlink == 0 {
+                    Ok(None)
+                } else {
+                    convert(&stat, self.calls_all_immutable).map(Some)
+                }
             }
             // EINVAL: not a handle of this filesystem's; EOPNOTSUPP: it has none.
             Err(Errno::STALE | Errno::NOENT | Errno::INVAL | Errno::OPNOTSUPP) => Ok(None),
@@ -264,7 +268,7 @@ fn kind_of(kind: FileType) -> Result<Kind> {
     })
 }
 
-fn convert(stat: &Statx) -> Result<Stat> {
+fn convert(stat: &Statx, calls_all_immutable: bool) -> Result<Stat> {
     let time = |time: StatxTimestamp| Time { sec: time.tv_sec, nsec: time.tv_nsec };
     let mode = u32::from(stat.stx_mode);
     Ok(Stat {
@@ -283,7 +287,7 @@ fn convert(stat: &Statx) -> Result<Stat> {
         mtime: time(stat.stx_mtime),
         ctime: time(stat.stx_ctime),
         btime: (stat.stx_mask & StatxFlags::BTIME.bits() != 0).then(|| time(stat.stx_btime)),
-        immutable: stat.stx_attributes.contains(StatxAttributes::IMMUTABLE),
+        immutable: !calls_all_immutable && stat.stx_attributes.contains(StatxAttributes::IMMUTABLE),
         append_only: stat.stx_attributes.contains(StatxAttributes::APPEND),
     })
 }
