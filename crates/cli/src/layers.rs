@@ -144,7 +144,7 @@ fn real(path: &Path) -> Result<PathBuf, Failure> {
 }
 
 /// The path that a record's text stands for ([`crate::out::exact`]).
-fn path_of(text: &str) -> PathBuf {
+pub(crate) fn path_of(text: &str) -> PathBuf {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((&first, tail)) = rest.split_first() {

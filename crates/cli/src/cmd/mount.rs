@@ -3,7 +3,7 @@
 use crate::Exit;
 use crate::daemon;
 use crate::error::Failure;
-use crate::mount::Request;
+use crate::mount::{Request, Rest, remount};
 use crate::options::{self, Parsed, Role, Unknown};
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 /// Returns once the mount can be used. Either with the options of the kernel's overlayfs:
 /// `acetate mount -o lowerdir=TOP:BOTTOM,upperdir=U,workdir=W MERGED`, or with one flag a layer:
 /// `acetate mount --lower TOP --lower BOTTOM --upper U MERGED`. Without an upper layer the mount is read-only.
+/// `acetate mount -o remount,ro MERGED` changes the flags of a mount.
 ///
 /// Exit status: 0 mounted, 2 refused or failed.
 #[derive(Debug, clap::Args)]
@@ -45,6 +46,10 @@ pub(crate) struct MountArgs {
 
 pub(crate) fn run(args: &MountArgs) -> Result<Exit, Failure> {
     let request = request(args)?;
+    if request.parsed.options.remount {
+        remount(&request.target, &args.options, Rest::Kept)?;
+        return Ok(Exit::Done);
+    }
     if args.with_parent {
         rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
             .map_err(|errno| Failure::errno("ask to end with the parent", errno))?;
@@ -64,13 +69,6 @@ fn request(args: &MountArgs) -> Result<Request, Failure> {
     let mut parsed = options::parse(&args.options, Unknown::Refuse)?;
     add_flags(&mut parsed, args);
     let make_work = add_work(&mut parsed, args);
-    if parsed.options.remount {
-        return Err(Failure::new(
-            "remount: a mount cannot be changed",
-            "unmount it and mount it again with the new options",
-        )
-        .usage());
-    }
     let (source, target) = match args.places.as_slice() {
         [source, target] => (Some(source.clone()), target),
         [target] => (None, target),

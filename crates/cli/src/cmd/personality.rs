@@ -1,9 +1,10 @@
-//! The programs that mount(8) and container engines call, told apart by the name that `acetate` is called by.
+//! The programs that mount(8) and container engines call, told apart by the name that `acetate` is called by, or by the
+//! form of the call.
 
 use crate::Exit;
 use crate::daemon;
 use crate::error::Failure;
-use crate::mount::Request;
+use crate::mount::{Request, Rest, remount};
 use crate::options::{self, Unknown};
 use crate::out::answer;
 use std::ffi::{OsStr, OsString};
@@ -16,18 +17,36 @@ pub(crate) enum Personality {
     /// `mount.acetate` and `mount.fuse.acetate`: `SOURCE TARGET [-sfnv] [-t TYPE] [-o OPTIONS]` (mount(8),
     /// "EXTERNAL HELPERS").
     MountHelper,
-    /// `fuse-overlayfs [-f] [-d] [-o OPTIONS] TARGET`.
+    /// `fuse-overlayfs [-f] [-d] [-o OPTIONS] [SOURCE] TARGET`.
     FuseOverlayfs,
 }
 
 /// The flag with which a personality calls itself to serve the mount.
 const SERVE: &str = "--serve";
 
-/// The personality that the arguments name, if any.
-pub(crate) fn of(arguments: &[OsString]) -> Option<Personality> {
-    match Path::new(arguments.first()?).file_name()?.to_str()? {
+/// The personality that the arguments name, if any. `is_subcommand` knows the subcommands of `acetate`.
+pub(crate) fn of(arguments: &[OsString], is_subcommand: impl Fn(&OsStr) -> bool) -> Option<Personality> {
+    let (program, rest) = arguments.split_first()?;
+    match Path::new(program).file_name()?.to_str()? {
         "mount.acetate" | "mount.fuse.acetate" => Some(Personality::MountHelper),
         "fuse-overlayfs" => Some(Personality::FuseOverlayfs),
+        _ => by_form(rest, is_subcommand),
+    }
+}
+
+/// Those who call every mount program by its own name: podman (`mount_program`) as `acetate -o OPTIONS TARGET`,
+/// mount.fuse3 as `acetate SOURCE TARGET -o OPTIONS`.
+fn by_form(arguments: &[OsString], is_subcommand: impl Fn(&OsStr) -> bool) -> Option<Personality> {
+    let has_options = |word: &OsString| word.as_bytes().starts_with(b"-o");
+    match arguments {
+        [first, ..] if has_options(first) || first == "-f" || first == "-d" => {
+            Some(Personality::FuseOverlayfs)
+        }
+        [source, target, third, ..]
+            if has_options(third) && !is_subcommand(source) && !target.as_bytes().starts_with(b"-") =>
+        {
+            Some(Personality::MountHelper)
+        }
         _ => None,
     }
 }
@@ -59,8 +78,15 @@ impl Personality {
         let (source, target) = match (self, given.places.as_slice()) {
             (Personality::MountHelper, [source, target]) => (Some(source.clone()), target),
             (Personality::FuseOverlayfs, [target]) => (None, target),
+            (Personality::FuseOverlayfs, [source, target]) => (Some(source.clone()), target),
             _ => return Err(self.usage()),
         };
+        if parsed.options.remount {
+            if !given.fake {
+                remount(Path::new(target), &given.options, Rest::Cleared)?;
+            }
+            return Ok(Exit::Done);
+        }
         let request = Request { parsed, source, target: PathBuf::from(target), make_work: false };
         if given.fake {
             return Ok(Exit::Done);
@@ -70,9 +96,17 @@ impl Personality {
         } else if given.foreground {
             daemon::serve_in_foreground(&request)?;
         } else {
-            daemon::start_as(arguments.first(), rest.iter().cloned())?;
+            daemon::start_as(Some(&self.name().into()), rest.iter().cloned())?;
         }
         Ok(Exit::Done)
+    }
+
+    /// The name that it is known by.
+    fn name(self) -> &'static str {
+        match self {
+            Personality::MountHelper => "mount.acetate",
+            Personality::FuseOverlayfs => "fuse-overlayfs",
+        }
     }
 
     fn read(self, arguments: &[OsString]) -> Result<Arguments, Failure> {
@@ -111,8 +145,42 @@ impl Personality {
     fn usage(self) -> Failure {
         let form = match self {
             Personality::MountHelper => "mount.acetate SOURCE TARGET [-sfnv] [-t TYPE] [-o OPTIONS]",
-            Personality::FuseOverlayfs => "fuse-overlayfs [-f] [-d] -o OPTIONS TARGET",
+            Personality::FuseOverlayfs => "fuse-overlayfs [-f] [-d] -o OPTIONS [SOURCE] TARGET",
         };
         Failure::new("wrong arguments", form).usage()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn calls_are_told_apart() {
+        let of = |line: &str| {
+            let words: Vec<OsString> = line.split(' ').map(OsString::from).collect();
+            of(&words, |word| word == "mount")
+        };
+        let fuse_overlayfs = [
+            "/usr/bin/fuse-overlayfs --version",
+            "fuse-overlayfs overlay /m -o x",
+            "/usr/bin/acetate -o lowerdir=/a:/b /m",
+            "acetate -olowerdir=/a:/b /m",
+            "acetate -f -o x /m",
+        ];
+        let helpers =
+            ["/sbin/mount.acetate none /m -o rw", "mount.fuse.acetate", "acetate none /m -o rw,dev,suid"];
+        let neither = [
+            "acetate",
+            "acetate --version",
+            "acetate mount /m -o x",
+            "acetate try list",
+            "acetate mount -o x /m",
+        ];
+        fuse_overlayfs
+            .iter()
+            .for_each(|line| assert_eq!(of(line), Some(Personality::FuseOverlayfs), "{line}"));
+        helpers.iter().for_each(|line| assert_eq!(of(line), Some(Personality::MountHelper), "{line}"));
+        neither.iter().for_each(|line| assert_eq!(of(line), None, "{line}"));
     }
 }

@@ -1,6 +1,6 @@
 //! Mounting and serving.
 
-use super::{READY, signals};
+use super::{READY, notify, signals};
 use crate::error::Failure;
 use crate::mount::{Locks, Opened, Plan, Request, prepare};
 use crate::mountinfo;
@@ -35,7 +35,10 @@ pub(crate) fn serve_for_parent(request: &Request) -> Result<(), Failure> {
 /// Why nothing was mounted, or why serving ended.
 pub(crate) fn serve_in_foreground(request: &Request) -> Result<(), Failure> {
     let target = request.target.clone();
-    serve(request, move || note(format_args!("{}: mounted; Ctrl-C unmounts", shown(&target))))
+    serve(request, move || {
+        note(format_args!("{}: mounted; Ctrl-C unmounts", shown(&target)));
+        notify::ready(&format!("mounted at {}", shown(&target)));
+    })
 }
 
 fn serve(request: &Request, ready: impl FnOnce()) -> Result<(), Failure> {

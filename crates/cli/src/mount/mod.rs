@@ -6,11 +6,13 @@ mod device;
 mod exclusive;
 mod overlap;
 mod place;
+mod remount;
 mod stack;
 mod target;
 
 pub(crate) use device::check as check_device;
 pub(crate) use exclusive::Locks;
+pub(crate) use remount::{Rest, remount};
 pub(crate) use stack::Opened;
 pub(crate) use target::{Target, mount_point};
 

@@ -4,6 +4,7 @@
 //! order and with the escapes of the kernel's overlayfs; [`resolve`](fn@resolve) applies the rules that tie options
 //! to one another. Every refusal is an [`Error`] that names the option.
 
+mod change;
 mod error;
 mod format;
 mod names;

@@ -86,8 +86,10 @@ pub(super) const IGNORED: &[&str] = &[
     "users",
 ];
 
-/// Ignored words that carry a value.
-pub(super) const IGNORED_WITH_VALUE: &[&str] = &["comment", "subtype", "user"];
+/// Ignored words that carry a value. The last four are what the mount table shows of every FUSE mount, which mount(8)
+/// repeats when it remounts.
+pub(super) const IGNORED_WITH_VALUE: &[&str] =
+    &["comment", "subtype", "user", "blksize", "group_id", "max_read", "user_id"];
 
 /// Options with a value that mean something.
 pub(super) const VALUED: &[&str] = &[
