@@ -17,9 +17,9 @@ mod store;
 mod tour;
 mod workspace;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use error::Convention;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::process::ExitCode;
 
 /// Lay read-only directories over one another, with one writable directory on top
@@ -33,6 +33,7 @@ enum Command {
     Workspace(cmd::workspace::WorkspaceArgs),
     Try(cmd::tries::TryArgs),
     Driver(cmd::driver::DriverArgs),
+    Snapshotter(cmd::snapshotter::SnapshotterArgs),
     Explain(cmd::explain::ExplainArgs),
     Diff(cmd::diff::DiffArgs),
     Check(cmd::check::CheckArgs),
@@ -52,7 +53,8 @@ pub(crate) enum Exit {
 
 fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().collect();
-    let (result, convention) = match cmd::personality::of(&arguments) {
+    let is_subcommand = |word: &OsStr| Command::command().find_subcommand(word).is_some();
+    let (result, convention) = match cmd::personality::of(&arguments, is_subcommand) {
         Some(personality) => (personality.run(&arguments), Convention::MountHelper),
         None => (run(arguments), Convention::Command),
     };
@@ -74,6 +76,7 @@ fn run(arguments: Vec<OsString>) -> Result<Exit, error::Failure> {
         Command::Workspace(args) => cmd::workspace::run(args),
         Command::Try(args) => cmd::tries::run(args),
         Command::Driver(args) => cmd::driver::run(&args),
+        Command::Snapshotter(args) => cmd::snapshotter::run(&args),
         Command::Explain(args) => cmd::explain::run(&args),
         Command::Diff(args) => cmd::diff::run(&args),
         Command::Check(args) => cmd::check::run(&args),

@@ -127,6 +127,31 @@ pub enum Error {
         /// The paths.
         conflicts: Vec<crate::tries::Conflict>,
     },
+    /// No snapshot of that key.
+    #[error("no snapshot {0:?}")]
+    NoSnapshot(String),
+    /// The key is taken, or the content is there.
+    #[error("there is a snapshot {0:?}")]
+    SnapshotExists(String),
+    /// Only committed snapshots can be stood on.
+    #[error("snapshot {0:?} is not committed, so nothing can stand on it")]
+    SnapshotParent(String),
+    /// The snapshot is of another kind.
+    #[error("snapshot {key:?} is {kind}")]
+    SnapshotKind {
+        /// Its key.
+        key: String,
+        /// What it is.
+        kind: &'static str,
+    },
+    /// Others stand on the snapshot.
+    #[error("cannot remove snapshot {key:?}: {child:?} stands on it")]
+    SnapshotInUse {
+        /// Its key.
+        key: String,
+        /// One of them.
+        child: String,
+    },
     /// Something cannot be done with a driver.
     #[error("driver {driver}: {reason}")]
     Driver {

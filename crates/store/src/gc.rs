@@ -4,6 +4,7 @@ use crate::driver::btrfs;
 use crate::error::{Result, Step};
 use crate::record;
 use crate::root::{Store, remove};
+use crate::snapshots::Content;
 use acetate_image::Digest;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs;
@@ -32,6 +33,8 @@ pub struct Usage {
     pub trees: u64,
     /// Writable layers that nothing but other workspaces stand on, in bytes.
     pub branches: u64,
+    /// Snapshots of containerd, without layers of images, in bytes.
+    pub snapshots: u64,
     /// Tries: what commands wrote, and originals of what was applied, in bytes.
     pub tries: u64,
     /// Interrupted downloads, what is being made and what is being removed, in bytes.
@@ -70,6 +73,13 @@ impl Store {
             layers.extend(workspace.layers().iter().map(Digest::hex));
             uppers.extend(workspace.uppers().into_iter().map(str::to_owned));
             trees.extend(workspace.trees());
+        }
+        for snapshot in self.recorded_snapshots()? {
+            match snapshot.content {
+                Content::Upper(id) => drop(uppers.insert(id)),
+                Content::Layer(id) => drop(layers.insert(id.hex())),
+                Content::Nothing => {}
+            }
         }
         let mut garbage = Vec::new();
         let mut unused = |part: &str, kind: &'static str, used: &BTreeSet<String>| -> Result<()> {
@@ -116,6 +126,18 @@ impl Store {
         Ok(found)
     }
 
+    /// Removes writable layers that neither a workspace nor a snapshot names.
+    ///
+    /// # Errors
+    /// [`crate::Error::Busy`] while somebody else works on the store.
+    pub(crate) fn remove_unused_uppers(&self) -> Result<()> {
+        let _lock = self.exclusive()?;
+        for (path, _) in self.garbage()?.into_iter().filter(|(_, item)| item.kind == "upper") {
+            self.discard(&path)?;
+        }
+        Ok(())
+    }
+
     /// Where the space goes. Every byte below the store's directory is in exactly one of the figures.
     ///
     /// # Errors
@@ -138,12 +160,15 @@ impl Store {
         for workspace in &workspaces {
             own.insert(self.own_dir(workspace), workspace.name.clone());
         }
+        let snapshots: HashSet<Content> =
+            self.recorded_snapshots()?.into_iter().map(|snapshot| snapshot.content).collect();
         for part in ["uppers", "trees"] {
             for name in record::names(&self.part(part))? {
-                let path = self.part(part).join(name);
+                let path = self.part(part).join(&name);
                 let bytes = measure(&path, &mut seen)?;
                 match own.get(&path) {
                     Some(name) => usage.workspaces.push((name.clone(), bytes)),
+                    None if snapshots.contains(&Content::Upper(name)) => usage.snapshots += bytes,
                     None if part == "uppers" => usage.branches += bytes,
                     None => usage.trees += bytes,
                 }
@@ -161,8 +186,8 @@ impl Store {
         usage.records = measure(self.root(), &mut seen)?;
         let parts: u64 = usage.layers.iter().map(|layer| layer.bytes).sum();
         let own: u64 = usage.workspaces.iter().map(|(_, bytes)| bytes).sum();
-        usage.total =
-            parts + own + usage.trees + usage.branches + usage.tries + usage.transient + usage.records;
+        let kept = usage.trees + usage.branches + usage.snapshots + usage.tries;
+        usage.total = parts + own + kept + usage.transient + usage.records;
         let filesystem = rustix::fs::statvfs(self.root()).step("look at the filesystem of", self.root())?;
         usage.free = filesystem.f_bavail.saturating_mul(filesystem.f_frsize);
         Ok(usage)
@@ -175,7 +200,7 @@ pub(crate) fn disk_usage(path: &Path) -> Result<u64> {
 }
 
 /// What of a tree has not been seen before takes on disk, in bytes. What is mounted in it does not count.
-fn measure(path: &Path, seen: &mut HashSet<(u64, u64)>) -> Result<u64> {
+pub(crate) fn measure(path: &Path, seen: &mut HashSet<(u64, u64)>) -> Result<u64> {
     let mut bytes = 0;
     let mut todo = vec![(path.to_owned(), None)];
     while let Some((path, device)) = todo.pop() {

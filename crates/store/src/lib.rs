@@ -1,4 +1,4 @@
-//! Layers, images and workspaces on this machine, and the drivers that show them.
+//! Layers, images, workspaces and snapshots on this machine, and the drivers that show them.
 //!
 //! A [`Store`] is a directory; its layout is in [`root`](Store) and docs/formats.md. Whatever is made is made in
 //! `staging/`, synced, and published by one rename; a record is a file that is replaced as a whole. So a process that is
@@ -20,6 +20,7 @@ mod publish;
 mod record;
 mod root;
 mod settle;
+pub mod snapshots;
 mod transfer;
 mod trees;
 pub mod tries;

@@ -13,6 +13,7 @@
 //! downloads/            parts of layers that were not got to their end
 //! mounts/NAME           where workspaces are mounted
 //! tries/NAME/           a command's changes (docs/try.md)
+//! snapshots/ID          a snapshot of containerd's (docs/containerd.md)
 //! damaged/              what a repair has moved out of the way
 //! staging/              what is being made; nothing in it counts
 //! trash/                what is being removed

@@ -536,7 +536,7 @@ impl Store {
     }
 
     /// Makes an empty writable layer.
-    fn make_upper(&self) -> Result<String> {
+    pub(crate) fn make_upper(&self) -> Result<String> {
         let id = record::random_name()?;
         let staging = self.staging()?;
         for (name, mode) in [("diff", 0o755), ("work", 0o700)] {
@@ -571,7 +571,7 @@ fn open_lock(path: &Path) -> Result<File> {
 }
 
 /// Gives a writable layer's root the owner, mode, times and extended attributes of what lies below, without its marks.
-fn copy_root(from: &Path, to: &Path) -> Result<()> {
+pub(crate) fn copy_root(from: &Path, to: &Path) -> Result<()> {
     use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
     let stat = fs::metadata(from).step("look at", from)?;
     let own = fs::metadata(to).step("look at", to)?;

@@ -8,6 +8,7 @@ pub(crate) mod image;
 pub(crate) mod mount;
 pub(crate) mod mounts;
 pub(crate) mod personality;
+pub(crate) mod snapshotter;
 pub(crate) mod tour;
 pub(crate) mod tries;
 pub(crate) mod umount;

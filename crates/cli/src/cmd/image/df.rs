@@ -24,6 +24,7 @@ struct Document {
     workspaces: Vec<Workspace>,
     branches: u64,
     trees: u64,
+    snapshots: u64,
     tries: u64,
     transient: u64,
     records: u64,
@@ -67,6 +68,7 @@ pub(super) fn run(store: &Store, args: &DfArgs) -> Result<Exit, Failure> {
                 .collect(),
             branches: usage.branches,
             trees: usage.trees,
+            snapshots: usage.snapshots,
             tries: usage.tries,
             transient: usage.transient,
             records: usage.records,
@@ -89,6 +91,7 @@ pub(super) fn run(store: &Store, args: &DfArgs) -> Result<Exit, Failure> {
     for (what, bytes) in [
         ("writable layers that others branched off", usage.branches),
         ("trees that snapshots are made of", usage.trees),
+        ("snapshots of containerd", usage.snapshots),
         ("tries; `acetate try list` names them", usage.tries),
         ("unfinished work; `gc` removes it", usage.transient),
         ("records and directories", usage.records),
