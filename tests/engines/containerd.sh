@@ -6,6 +6,8 @@ set -eu
 cd "$D"
 : "${DRIVER:=kernel}" "${MANY:=50}"
 export ACETATE_STORE="$D/store"
+# runc knows containers by namespace and name, whichever containerd they are of.
+export CONTAINERD_NAMESPACE="acetate-$$"
 cat >config.toml <<F
 version = 2
 root = "$D/root"
@@ -38,6 +40,7 @@ end() {
     for id in $(ct task ls -q 2>/dev/null); do ct task kill -s 9 "$id" || true; done
     for pid in $snapshotter $containerd; do kill "$pid" || true; done
     wait
+    rmdir "/run/containerd/runc/$CONTAINERD_NAMESPACE" 2>/dev/null || true
     exit $status
 }
 trap end EXIT

@@ -2,11 +2,15 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod containers;
 mod engines;
+mod guides;
 mod images;
 mod lifecycle;
 mod lockstep;
 mod matrix;
+mod mount8;
+mod packages;
 mod proxy;
 mod real;
 mod registry;

@@ -1,0 +1,59 @@
+//! Container engines that mount through Acetate: the scripts in tests/engines, against the installed program.
+
+use std::path::Path;
+use std::process::Command;
+
+use acetate_testkit::driver::acetate_bin;
+use acetate_testkit::need::{Need, have};
+use acetate_testkit::scratch::Scratch;
+use anyhow::Result;
+
+use super::engines::run;
+
+const NEEDS: [Need; 4] = [Need::Root, Need::Fuse, Need::KernelOverlay, Need::Tool("busybox")];
+
+fn can(name: &str, tools: &[&'static str]) -> Result<bool> {
+    let tools = tools.iter().map(|tool| Need::Tool(tool));
+    have(name, &NEEDS.into_iter().chain(tools).collect::<Vec<_>>())
+}
+
+/// Runs a script of tests/engines in a scratch directory, in a mount namespace of its own, as `wrapper` does if one is
+/// given.
+fn script(name: &str, wrapper: Option<&str>, variables: &[(&str, &str)]) -> Result<()> {
+    let scratch = Scratch::new("engine")?;
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let engines = here.join("engines");
+    let mut command = Command::new("unshare");
+    command.args(["-m", "--propagation", "private", "sh"]);
+    command.args(wrapper.map(|wrapper| engines.join(wrapper))).arg(engines.join(name));
+    command.env("D", scratch.path()).env("ACETATE", acetate_bin()?);
+    command.env("CONTAINERS_CONF", here.join("images/containers.conf")).envs(variables.iter().copied());
+    run(&mut command).map(drop)
+}
+
+#[test]
+fn containerd_uses_our_snapshotter_with_the_kernels_overlays() -> Result<()> {
+    if !can("containerd", &["containerd", "ctr", "runc", "unshare"])? {
+        return Ok(());
+    }
+    script("containerd.sh", None, &[("DRIVER", "kernel"), ("MANY", "50")])
+}
+
+#[test]
+fn containerd_uses_our_snapshotter_with_our_overlays() -> Result<()> {
+    if !can("containerd over FUSE", &["containerd", "ctr", "runc", "unshare", "mount.fuse3"])? {
+        return Ok(());
+    }
+    script("containerd.sh", None, &[("DRIVER", "fuse"), ("MANY", "10")])
+}
+
+/// As Apptainer uses overlays: image files below, memory above, no privilege.
+#[test]
+fn users_write_over_image_files() -> Result<()> {
+    if !can("image files", &["mksquashfs", "squashfuse", "mkfs.erofs", "setpriv", "unshare"])?
+        || !have("image files", &[Need::Loop])?
+    {
+        return Ok(());
+    }
+    script("hpc-root.sh", None, &[])
+}
