@@ -17,6 +17,9 @@ pub(crate) struct LayerArgs {
     /// A lower layer, the topmost first
     #[arg(long, value_name = "DIR")]
     lower: Vec<PathBuf>,
+    /// A data-only layer below all others (`::` in lowerdir=)
+    #[arg(long, value_name = "DIR")]
+    data: Vec<PathBuf>,
     /// The writable layer
     #[arg(long, value_name = "DIR")]
     upper: Option<PathBuf>,
@@ -30,6 +33,8 @@ pub(crate) struct LayerArgs {
 pub(crate) struct Layers {
     pub(crate) upper: Option<PathBuf>,
     pub(crate) lowers: Vec<PathBuf>,
+    /// Data-only layers, which come below.
+    pub(crate) data: Vec<PathBuf>,
     pub(crate) dialect: Dialect,
 }
 
@@ -42,7 +47,8 @@ impl LayerArgs {
     /// The layers that it names.
     pub(crate) fn layers(&self) -> Layers {
         let dialect = if self.userxattr { Dialect::User } else { Dialect::Trusted };
-        Layers { upper: self.upper.clone(), lowers: self.lower.clone(), dialect }
+        let (upper, lowers, data) = (self.upper.clone(), self.lower.clone(), self.data.clone());
+        Layers { upper, lowers, data, dialect }
     }
 }
 
@@ -52,16 +58,23 @@ impl Layers {
     /// # Errors
     /// A layer that cannot be opened.
     pub(crate) fn open(&self) -> Result<Stack, Failure> {
-        Ok(Stack::open(self.upper.as_deref(), &self.lowers, self.dialect)?)
+        Ok(Stack::open_with_data(self.upper.as_deref(), &self.lowers, &self.data, self.dialect)?)
     }
 
-    /// What a layer is called in answers: `upper`, or `lower N` with 1 for the topmost.
+    /// What a layer is called in answers: `upper`, or `lower N` and `data N` with 1 for the topmost.
     pub(crate) fn name(&self, number: usize) -> String {
-        match (&self.upper, number) {
-            (Some(_), 0) => "upper".into(),
-            (Some(_), number) => format!("lower {number}"),
-            (None, number) => format!("lower {}", number + 1),
+        let Some(below) = number.checked_sub(usize::from(self.upper.is_some())) else {
+            return "upper".into();
+        };
+        match below.checked_sub(self.lowers.len()) {
+            None => format!("lower {}", below + 1),
+            Some(data) => format!("data {}", data + 1),
         }
+    }
+
+    /// All of them, the topmost first.
+    pub(crate) fn all(&self) -> impl Iterator<Item = &PathBuf> {
+        self.upper.iter().chain(&self.lowers).chain(&self.data)
     }
 }
 
@@ -86,6 +99,21 @@ pub(crate) fn of_path(path: &Path) -> Result<(Mount, Layers, Vec<u8>), Failure> 
     Ok((mount, layers, inside))
 }
 
+/// Where an overlay is mounted that has this directory as a layer, whichever. What a mount does not tell is not found.
+///
+/// # Errors
+/// A directory or a mount table that cannot be read.
+pub(crate) fn user_of(layer: &Path) -> Result<Option<PathBuf>, Failure> {
+    use std::os::unix::fs::MetadataExt;
+    let id = |path: &Path| path.metadata().map(|stat| (stat.dev(), stat.ino()));
+    let wanted = id(layer).map_err(|error| Failure::io(format_args!("layer: {}", shown(layer)), &error))?;
+    let table = mountinfo::mounts().map_err(|error| Failure::io("mount table", &error))?;
+    let user = table.into_iter().filter(|mount| mount.is_ours() || mount.fstype == "overlay").find(|mount| {
+        of_mount(mount).is_ok_and(|layers| layers.all().any(|path| id(path).is_ok_and(|id| id == wanted)))
+    });
+    Ok(user.map(|mount| mount.point))
+}
+
 /// The layers of an overlay.
 fn of_mount(mount: &Mount) -> Result<Layers, Failure> {
     if mount.is_ours() {
@@ -103,20 +131,25 @@ fn of_mount(mount: &Mount) -> Result<Layers, Failure> {
             Some("user.overlay") => Dialect::User,
             _ => Dialect::Trusted,
         };
-        let lowers = record.lower.iter().map(|text| path_of(text)).collect();
-        return Ok(Layers { upper: record.upper.as_deref().map(path_of), lowers, dialect });
+        let mut lowers: Vec<PathBuf> = record.lower.iter().map(|text| path_of(text)).collect();
+        // The record has them all in one list, and the options that mounted them.
+        let parsed = options::parse(&[path_of(&record.options)], Unknown::Ignore)?;
+        let data = lowers.split_off(lowers.len().saturating_sub(parsed.options.data.len()));
+        return Ok(Layers { upper: record.upper.as_deref().map(path_of), lowers, data, dialect });
     }
     let parsed = options::parse(&[&mount.options], Unknown::Ignore)?;
     let user = mount.options.as_bytes().split(|byte| *byte == b',').any(|word| word == b"userxattr");
     let layers = Layers {
         upper: parsed.options.upper.map(PathBuf::from),
         lowers: parsed.options.lowers.into_iter().map(PathBuf::from).collect(),
+        data: parsed.options.data.into_iter().map(PathBuf::from).collect(),
         dialect: if user { Dialect::User } else { Dialect::Trusted },
     };
-    match layers.upper.iter().chain(&layers.lowers).find(|path| !path.is_absolute()) {
+    let relative = layers.all().find(|path| !path.is_absolute()).cloned();
+    match relative {
         None => Ok(layers),
         Some(path) => Err(Failure::new(
-            format_args!("{}: its layer {} is a relative path", shown(&mount.point), shown(path)),
+            format_args!("{}: its layer {} is a relative path", shown(&mount.point), shown(&path)),
             "name the layers: --lower DIR --upper DIR",
         )),
     }
@@ -176,6 +209,17 @@ impl From<acetate_stack::Error> for Failure {
             Error::Object { errno: acetate_layer::Errno::ACCESS | acetate_layer::Errno::PERM, .. } => {
                 failure.hint("reading marks and private files of others takes root")
             }
+            Error::Object { errno: acetate_layer::Errno::NOSPC | acetate_layer::Errno::DQUOT, .. } => {
+                failure.hint("make room, and run the command again: what is shown has not changed")
+            }
+            Error::Unfinished(_) => {
+                failure.hint("`acetate check --repair` clears it, if the layer may be used as it is")
+            }
+            Error::Indexed(_) => failure.hint(
+                "names of hard links are in it that are not in the layer: mount it with index=on and copy what is shown (cp -a)",
+            ),
+            Error::Elsewhere(_) => failure.hint("merge into a new directory: --into DIR"),
+            Error::Inexpressible { .. } => failure.hint("change or remove it on a mount first"),
             Error::Broken { .. } => {
                 failure.hint("`acetate check` says what is wrong with a layer, and mends it")
             }

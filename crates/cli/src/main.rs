@@ -37,6 +37,11 @@ enum Command {
     Explain(cmd::explain::ExplainArgs),
     Diff(cmd::diff::DiffArgs),
     Check(cmd::check::CheckArgs),
+    Flatten(cmd::change::flatten::FlattenArgs),
+    Compact(cmd::change::compact::CompactArgs),
+    Merge(cmd::change::merge::MergeArgs),
+    Rebase(cmd::change::rebase::RebaseArgs),
+    Commit(cmd::commit::CommitArgs),
     Tour(cmd::tour::TourArgs),
 }
 
@@ -80,6 +85,11 @@ fn run(arguments: Vec<OsString>) -> Result<Exit, error::Failure> {
         Command::Explain(args) => cmd::explain::run(&args),
         Command::Diff(args) => cmd::diff::run(&args),
         Command::Check(args) => cmd::check::run(&args),
+        Command::Flatten(args) => cmd::change::flatten::run(&args),
+        Command::Compact(args) => cmd::change::compact::run(&args),
+        Command::Merge(args) => cmd::change::merge::run(&args),
+        Command::Rebase(args) => cmd::change::rebase::run(&args),
+        Command::Commit(args) => cmd::commit::run(&args),
         Command::Tour(args) => cmd::tour::run(&args),
     }
 }

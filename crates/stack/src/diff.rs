@@ -283,48 +283,7 @@ impl Walk<'_> {
     }
 
     fn differs(&self, old_path: &[u8], path: &[u8], old: &Node, new: &Node) -> Result<Differs> {
-        let kind = old.kind() != new.kind();
-        Ok(Differs {
-            kind,
-            content: kind || self.other_content(old_path, path, old, new)?,
-            metadata: self.old.facts(old_path, old)? != self.new.facts(path, new)?,
-            links: false,
-        })
-    }
-
-    fn other_content(&self, old_path: &[u8], path: &[u8], old: &Node, new: &Node) -> Result<bool> {
-        match new.kind() {
-            Some(Kind::File) => self.other_data(old_path, path, old, new),
-            Some(Kind::Symlink) => Ok(self.old.read_link(old_path, old)? != self.new.read_link(path, new)?),
-            Some(Kind::CharDevice | Kind::BlockDevice) => {
-                Ok(self.old.rdev(old_path, old)? != self.new.rdev(path, new)?)
-            }
-            Some(Kind::Dir | Kind::Fifo | Kind::Socket) | None => Ok(false),
-        }
-    }
-
-    fn other_data(&self, old_path: &[u8], path: &[u8], old: &Node, new: &Node) -> Result<bool> {
-        let size = |node: &Node| node.winner().map(|(_, object)| object.stat.size);
-        if size(old) != size(new) {
-            return Ok(true);
-        }
-        let data = |node: &Node| node.data().map(|(_, object)| object.id());
-        if data(old).is_some() && data(old) == data(new) {
-            return Ok(false);
-        }
-        let (mut a, mut b) = (self.old.data(old_path, old)?, self.new.data(path, new)?);
-        let (mut left, mut right) = (vec![0; CHUNK_BYTES], vec![0; CHUNK_BYTES]);
-        loop {
-            let count = fill(&mut a, &mut left).map_err(read_failed(old_path))?;
-            if fill(&mut b, &mut right).map_err(read_failed(path))? != count
-                || left[..count] != right[..count]
-            {
-                return Ok(true);
-            }
-            if count < CHUNK_BYTES {
-                return Ok(false);
-            }
-        }
+        differs((self.old, old_path, old), (self.new, path, new))
     }
 
     fn count_below(&self, path: &[u8], old: &Node) -> Result<u64> {
@@ -439,6 +398,56 @@ impl Walk<'_> {
             }
         }
         Ok(None)
+    }
+}
+
+/// A node of a view, with its path.
+pub(crate) type Shown<'v> = (View<'v>, &'v [u8], &'v Node);
+
+/// What differs between two objects that are shown.
+///
+/// # Errors
+/// A layer that cannot be read.
+pub(crate) fn differs(old: Shown<'_>, new: Shown<'_>) -> Result<Differs> {
+    let kind = old.2.kind() != new.2.kind();
+    Ok(Differs {
+        kind,
+        content: kind || other_content(old, new)?,
+        metadata: old.0.facts(old.1, old.2)? != new.0.facts(new.1, new.2)?,
+        links: false,
+    })
+}
+
+fn other_content(old: Shown<'_>, new: Shown<'_>) -> Result<bool> {
+    match new.2.kind() {
+        Some(Kind::File) => other_data(old, new),
+        Some(Kind::Symlink) => Ok(old.0.read_link(old.1, old.2)? != new.0.read_link(new.1, new.2)?),
+        Some(Kind::CharDevice | Kind::BlockDevice) => {
+            Ok(old.0.rdev(old.1, old.2)? != new.0.rdev(new.1, new.2)?)
+        }
+        Some(Kind::Dir | Kind::Fifo | Kind::Socket) | None => Ok(false),
+    }
+}
+
+fn other_data(old: Shown<'_>, new: Shown<'_>) -> Result<bool> {
+    let size = |node: &Node| node.winner().map(|(_, object)| object.stat.size);
+    if size(old.2) != size(new.2) {
+        return Ok(true);
+    }
+    let data = |node: &Node| node.data().map(|(_, object)| object.id());
+    if data(old.2).is_some() && data(old.2) == data(new.2) {
+        return Ok(false);
+    }
+    let (mut a, mut b) = (old.0.data(old.1, old.2)?, new.0.data(new.1, new.2)?);
+    let (mut left, mut right) = (vec![0; CHUNK_BYTES], vec![0; CHUNK_BYTES]);
+    loop {
+        let count = fill(&mut a, &mut left).map_err(read_failed(old.1))?;
+        if fill(&mut b, &mut right).map_err(read_failed(new.1))? != count || left[..count] != right[..count] {
+            return Ok(true);
+        }
+        if count < CHUNK_BYTES {
+            return Ok(false);
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 //! for another purpose: the engine finds what a mount shows, this crate also what it does not show, and why. It reads
 //! layers through `acetate-layer` only, and it follows `metacopy` marks.
 
+pub mod change;
 pub mod check;
 pub mod diff;
 pub mod explain;
@@ -59,6 +60,15 @@ pub enum Error {
         /// Why not.
         reason: &'static str,
     },
+    /// The work directory says that the last mount did not end well, or needs what we do not know.
+    #[error("{}: work/incompat is not empty: a volatile mount did not end well", .0.display())]
+    Unfinished(PathBuf),
+    /// The index of the work directory holds names that only a mount understands.
+    #[error("{}: its index is in use (index=on)", .0.display())]
+    Indexed(PathBuf),
+    /// A lower layer is not on the filesystem of the work directory.
+    #[error("{}: it is on another filesystem than the upper layer", .0.display())]
+    Elsewhere(PathBuf),
     /// An archive cannot be written.
     #[error("write the archive: {0}")]
     Write(#[from] std::io::Error),
@@ -95,16 +105,33 @@ pub struct Stack {
     /// The topmost first.
     layers: Vec<DirLayer>,
     paths: Vec<PathBuf>,
+    /// How many of them, the last ones, only hold data.
+    data: usize,
     has_upper: bool,
     dialect: Dialect,
 }
 
 impl Stack {
-    /// Opens layers, `lowers` with the topmost first. Nothing can be written through a stack, to no layer; what is
+    /// Opens layers, `lowers` with the topmost first. Of the layers `data` nothing is shown: only files that say where in
+    /// them their data is are looked for there (overlayfs.rst, "Data-only lower layers"). Nothing can be written through a stack, to no layer; what is
     /// mounted below a layer's root is not seen, where the caller may make a copy of its mount.
     ///
     /// # Errors
     /// A layer that cannot be opened.
+    pub fn open_with_data(
+        upper: Option<&Path>,
+        lowers: &[PathBuf],
+        data: &[PathBuf],
+        dialect: Dialect,
+    ) -> Result<Stack> {
+        let all = [lowers, data].concat();
+        Ok(Stack { data: data.len(), ..Stack::open(upper, &all, dialect)? })
+    }
+
+    /// [`Stack::open_with_data`] without data-only layers.
+    ///
+    /// # Errors
+    /// As there.
     pub fn open(upper: Option<&Path>, lowers: &[PathBuf], dialect: Dialect) -> Result<Stack> {
         let paths: Vec<PathBuf> =
             upper.map(Path::to_owned).into_iter().chain(lowers.iter().cloned()).collect();
@@ -112,7 +139,7 @@ impl Stack {
             DirLayer::open_lower(path).map_err(|errno| Error::Open { path: path.clone(), errno })
         };
         let layers = paths.iter().map(open).collect::<Result<_>>()?;
-        Ok(Stack { layers, paths, has_upper: upper.is_some(), dialect })
+        Ok(Stack { layers, paths, data: 0, has_upper: upper.is_some(), dialect })
     }
 
     /// What all layers show together.
@@ -140,13 +167,18 @@ impl Stack {
         self.dialect
     }
 
-    /// A layer; 0 is the topmost.
+    /// A layer; 0 is the topmost, and data-only ones come last.
     pub fn layer(&self, number: usize) -> &DirLayer {
         &self.layers[number]
     }
 
-    /// How many layers there are.
+    /// How many layers there are, data-only ones left out.
     pub fn depth(&self) -> usize {
-        self.layers.len()
+        self.layers.len() - self.data
+    }
+
+    /// The numbers of the data-only layers.
+    pub(crate) fn data_layers(&self) -> std::ops::Range<usize> {
+        self.depth()..self.layers.len()
     }
 }

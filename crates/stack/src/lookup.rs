@@ -65,12 +65,56 @@ impl View<'_> {
             seen.push(self.in_layer(above, &mut search, last)?);
         }
         if search.wants_data && search.problem.is_none() {
+            seen.extend(self.in_data_layers(&seen, &mut search)?);
+        }
+        if search.wants_data && search.problem.is_none() {
             search.problem = Some(match self.stack.dialect() {
                 Dialect::Trusted => Problem::NoData,
                 Dialect::User => Problem::Refused,
             });
         }
         Ok(Node { seen, problem: search.problem })
+    }
+
+    /// Looks in the data-only layers for the data of a file whose chain of metacopy files ends in a lower layer with an
+    /// absolute redirect.
+    fn in_data_layers(&self, seen: &[Seen], search: &mut Search) -> Result<Option<Seen>> {
+        let chain = seen.iter().filter(|seen| seen.hidden.is_none());
+        let last = chain.filter_map(|seen| seen.what.object().map(|object| (seen.layer, object))).next_back();
+        let Some((_, object)) = last.filter(|(layer, _)| *layer >= usize::from(self.stack.has_upper()))
+        else {
+            return Ok(None);
+        };
+        let Some(Redirect::Absolute(names)) = object.follows() else { return Ok(None) };
+        for number in self.stack.data_layers() {
+            let layer = self.stack.layer(number);
+            let path = names.join(&b'/');
+            let Some((name, dirs)) = names.split_last() else { continue };
+            let mut dir = layer.root().clone();
+            let mut there = true;
+            for name in dirs {
+                match layer.open_dir(&dir, name) {
+                    Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {
+                        there = false;
+                        break;
+                    }
+                    other => dir = other.map_err(failed(&path, "open"))?,
+                }
+            }
+            if !there {
+                continue;
+            }
+            let stat = match layer.stat(At::Name(&dir, name)) {
+                Err(Errno::NOENT) => continue,
+                other => other.map_err(failed(&path, "look up"))?,
+            };
+            if stat.kind == Kind::File {
+                search.wants_data = false;
+                let what = What::Object(plain(stat, Place::Named(dir, name.clone())));
+                return Ok(Some(Seen { layer: number, path, what, hidden: None }));
+            }
+        }
+        Ok(None)
     }
 
     /// Looks a path up, which need not exist.

@@ -10,7 +10,7 @@ use acetate_layer::{At, Kind, Stat};
 /// A path of a stack: what each layer holds there, and whether that is seen.
 #[derive(Clone, Debug)]
 pub struct Node {
-    /// One for each layer of the view, the topmost first.
+    /// One for each layer of the view, the topmost first, and one for a data-only layer that has the file's data.
     pub seen: Vec<Seen>,
     /// A mark that leads nowhere: a mount fails to look the path up, or does not show what was meant.
     pub problem: Option<Problem>,
@@ -59,6 +59,16 @@ pub struct Object {
 pub(crate) enum Place {
     Dir(Dir),
     Named(Dir, Vec<u8>),
+}
+
+impl What {
+    /// The object, if it is one.
+    pub fn object(&self) -> Option<&Object> {
+        match self {
+            What::Object(object) => Some(object),
+            What::Absent | What::Whiteout(_) => None,
+        }
+    }
 }
 
 impl Object {

@@ -2,6 +2,7 @@
 
 use crate::changes::{self, Change, ChangeKind};
 use crate::error::{Error, Result, Step};
+use crate::images::Image;
 use crate::root::Store;
 use crate::workspaces::{Own, Part, Workspace};
 use crate::{Layer, record};
@@ -10,6 +11,8 @@ use acetate_image::{Digest, Options, Selection, pack_some};
 use acetate_layer::Kind;
 use acetate_layer::dir::DirLayer;
 use serde_json::{Value, json};
+use std::io;
+use std::path::PathBuf;
 
 /// What a commit changes in the image's configuration.
 #[derive(Clone, Debug, Default)]
@@ -30,6 +33,15 @@ pub struct Edit {
     pub author: Option<String>,
 }
 
+/// What a committed layer lies over.
+#[derive(Clone, Copy, Debug)]
+pub enum CommitBase<'a> {
+    /// An image of the store.
+    Image(&'a Image),
+    /// Directories in the form of an overlay's layers, the lowest first.
+    Dirs(&'a [PathBuf]),
+}
+
 impl Store {
     /// What a workspace changes relative to what it stands on.
     ///
@@ -43,6 +55,36 @@ impl Store {
             Own::Upper(_) => changes::of_upper(&own.join("diff"), &lowers, dialect)?,
             Own::Tree(_) => changes::of_tree(&own, &lowers, dialect)?,
         })
+    }
+
+    /// Makes an image of another one, or of directories (the lowest first), and of a further layer on top, whose archive
+    /// `pack` writes.
+    ///
+    /// # Errors
+    /// [`Error::Path`], [`Error::Image`]; what `pack` says.
+    pub fn commit_layer(
+        &self,
+        base: CommitBase<'_>,
+        pack: impl FnOnce(io::BufWriter<io::PipeWriter>) -> io::Result<()> + Send,
+        name: Option<&str>,
+        edit: &Edit,
+    ) -> Result<Digest> {
+        let _lock = self.shared()?;
+        let mut layers = match base {
+            CommitBase::Image(image) => image.layers.clone(),
+            CommitBase::Dirs(dirs) => {
+                let ids = dirs.iter().map(|dir| Ok(self.layer_of_dir(dir)?.diff_id));
+                ids.collect::<Result<Vec<_>>>()?
+            }
+        };
+        layers.push(self.layer_of(&(), |writer| Ok(pack(writer)?))?.diff_id);
+        let config = match base {
+            CommitBase::Image(image) => Some(image.config.as_slice()),
+            CommitBase::Dirs(_) => None,
+        };
+        let config = configuration(config, &layers, edit)?;
+        let names: Vec<String> = name.iter().map(|name| (*name).to_owned()).collect();
+        self.add_image(&config, "commit of an upper layer", &names)
     }
 
     /// Makes the image; the workspace stays as it is.

@@ -27,7 +27,7 @@ pub mod tries;
 mod workspaces;
 
 pub use check::{Depth, Problem};
-pub use commit::Edit;
+pub use commit::{CommitBase, Edit};
 pub use error::{Error, Result};
 pub use export::Form;
 pub use gc::{Garbage, LayerUsage, Usage};

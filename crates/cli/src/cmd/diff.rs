@@ -4,6 +4,7 @@ use crate::Exit;
 use crate::error::Failure;
 use crate::layers::{LayerArgs, Layers, of_path};
 use crate::out::{answer, answer_json, exact, note, shown, size};
+use crate::store::open_store;
 use acetate_layer::Kind;
 use acetate_layer::mark::Dialect;
 use acetate_stack::diff::{Change, Differs, How, Options, between};
@@ -20,12 +21,13 @@ use std::path::{Path, PathBuf};
 /// Show what an upper layer changes, or how two directories differ
 ///
 /// Of a mount of Acetate or of the kernel's overlayfs, of the layers that --lower and --upper name, or between two
-/// directories. Times are not compared. Reads only.
+/// directories. In place of a directory image:NAME, layer:DIGEST and workspace:NAME are what the store has. Times are not
+/// compared. Reads only.
 ///
 /// Exit status: 0 no change, 1 changes, 2 failed.
 #[derive(Debug, clap::Args)]
 pub(crate) struct DiffArgs {
-    /// A mount; or two directories, the old one first
+    /// A mount; or two directories, images (image:NAME), layers or workspaces, the old one first
     #[arg(value_name = "MERGED", num_args = 0..=2, conflicts_with_all = ["lower", "upper"])]
     dirs: Vec<PathBuf>,
     #[command(flatten)]
@@ -66,9 +68,8 @@ struct Item {
 }
 
 pub(crate) fn run(args: &DiffArgs) -> Result<Exit, Failure> {
-    let plain = |dir: &Path| Layers { upper: None, lowers: vec![dir.to_owned()], dialect: Dialect::Trusted };
     if let [old, new] = args.dirs.as_slice() {
-        let (old, new) = (plain(old).open()?, plain(new).open()?);
+        let (old, new) = (side(old)?.open()?, side(new)?.open()?);
         if args.tar.is_some() {
             return Err(Failure::new("--tar: of an upper layer only", "name --lower DIR --upper DIR").usage());
         }
@@ -98,6 +99,43 @@ pub(crate) fn run(args: &DiffArgs) -> Result<Exit, Failure> {
             Ok(if totals.objects + totals.whiteouts > 1 { Exit::No } else { Exit::Done })
         }
     }
+}
+
+/// One of two trees to compare: a directory, or what the store has under a name.
+fn side(named: &Path) -> Result<Layers, Failure> {
+    let text = named.to_str().and_then(|text| text.split_once(':'));
+    let (lowers, dialect) = match text {
+        Some(("image", name)) => {
+            let store = open_store(None)?;
+            let image = store.image(name)?;
+            let layers = image.layers.iter().rev().map(|id| store.layer_tree(id)).collect();
+            (layers, store.options().dialect)
+        }
+        Some(("layer", id)) => {
+            let store = open_store(None)?;
+            let known = store.layers()?;
+            let wanted = id.strip_prefix("sha256:").unwrap_or(id);
+            let is_it = |id: &&acetate_image::Digest| {
+                id.to_string().strip_prefix("sha256:").is_some_and(|hex| hex.starts_with(wanted))
+            };
+            let found: Vec<_> = known.iter().filter(is_it).collect();
+            let [only] = found.as_slice() else {
+                let message = format_args!("layer {id}: {} layers have this digest", found.len());
+                return Err(Failure::new(message, "`acetate image show` lists the layers of an image"));
+            };
+            (vec![store.layer_tree(only)], store.options().dialect)
+        }
+        Some(("workspace", name)) => {
+            let store = open_store(None)?;
+            let workspace = store.workspace(name)?;
+            let plan = store.plan(&workspace);
+            let upper = plan.upper.map(|(upper, _)| upper);
+            let layers = plan.tree.into_iter().chain(upper).chain(plan.lowers).collect();
+            (layers, store.options().dialect)
+        }
+        _ => (vec![named.to_owned()], Dialect::Trusted),
+    };
+    Ok(Layers { upper: None, lowers, data: Vec::new(), dialect })
 }
 
 fn write_tar(stack: &acetate_stack::Stack, file: &Path) -> Result<tar::Totals, Failure> {

@@ -136,7 +136,7 @@ fn copy_item(copy: &Copied) -> CopyItem {
 }
 
 fn layer_item(layers: &Layers, seen: &Seen) -> LayerItem {
-    let roots: Vec<&PathBuf> = layers.upper.iter().chain(&layers.lowers).collect();
+    let roots: Vec<&PathBuf> = layers.all().collect();
     let object = match &seen.what {
         What::Object(object) => Some(object),
         _ => None,

@@ -1,6 +1,8 @@
 //! The subcommands, one a file.
 
+pub(crate) mod change;
 pub(crate) mod check;
+pub(crate) mod commit;
 pub(crate) mod diff;
 pub(crate) mod driver;
 pub(crate) mod explain;

@@ -10,4 +10,5 @@ mod open;
 mod readdir;
 pub(crate) mod remove;
 mod rename;
+mod tell;
 mod xattr;

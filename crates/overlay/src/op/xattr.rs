@@ -1,5 +1,6 @@
 //! Extended attributes, with the overlay's own ones hidden.
 
+use super::tell::Told;
 use crate::copyup::Data;
 use crate::error::{OpError, Result, Step};
 use crate::node::Node;
@@ -18,7 +19,10 @@ impl<L: UpperLayer> Overlay<L> {
     /// `ENODATA`, `EOPNOTSUPP`.
     pub fn getxattr(&self, node: NodeId, name: &[u8]) -> Result<Vec<u8>> {
         let node = self.node(node)?;
-        let value = self.read_xattr(&node, name)?;
+        let value = match Told::of(name) {
+            Some(told) => self.tell(&node, told)?,
+            None => self.read_xattr(&node, name)?,
+        };
         value.ok_or(OpError::Layer { step: STEP, errno: Errno::NODATA })
     }
 
@@ -62,7 +66,7 @@ impl<L: UpperLayer> Overlay<L> {
     /// `clear_set_gid`: an ACL set by someone outside the file's group takes its set-group-id bit away.
     ///
     /// # Errors
-    /// `EEXIST` and `ENODATA` as `how` says; `EOPNOTSUPP` for names that cannot be escaped; those of a copy-up.
+    /// `EEXIST` and `ENODATA` as `how` says; `EPERM` for what no layer holds; `EOPNOTSUPP` for names that cannot be escaped; those of a copy-up.
     pub fn setxattr(
         &self,
         node: NodeId,
@@ -74,6 +78,9 @@ impl<L: UpperLayer> Overlay<L> {
     ) -> Result<()> {
         let node = self.node(node)?;
         let upper = self.upper()?;
+        if Told::of(name).is_some() {
+            return Err(OpError::NotPermitted);
+        }
         protect::check(&node, Change::Content)?;
         let disk = mark::to_disk(self.config.dialect, name).step(STEP)?;
         self.copy_up(&node, Data::Below)?;
@@ -94,10 +101,13 @@ impl<L: UpperLayer> Overlay<L> {
     /// Removes an attribute. One that is missing is not worth a copy-up.
     ///
     /// # Errors
-    /// `ENODATA`; those of a copy-up.
+    /// `ENODATA`; `EPERM` for what no layer holds; those of a copy-up.
     pub fn removexattr(&self, node: NodeId, name: &[u8]) -> Result<()> {
         let node = self.node(node)?;
         let upper = self.upper()?;
+        if Told::of(name).is_some() {
+            return Err(OpError::NotPermitted);
+        }
         protect::check(&node, Change::Content)?;
         // What cannot have a default ACL has lost it.
         if name == acl::DEFAULT && node.kind != Kind::Dir {

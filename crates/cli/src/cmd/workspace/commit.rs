@@ -17,6 +17,13 @@ pub(crate) struct CommitArgs {
     name: String,
     /// What to call the image
     image: Option<String>,
+    #[command(flatten)]
+    edit: EditArgs,
+}
+
+/// What is changed in an image's configuration.
+#[derive(Debug, clap::Args)]
+pub(crate) struct EditArgs {
     /// What the image runs: the words of a command
     #[arg(long, value_name = "WORD", num_args = 1..)]
     cmd: Option<Vec<String>>,
@@ -40,18 +47,23 @@ pub(crate) struct CommitArgs {
     author: Option<String>,
 }
 
+impl EditArgs {
+    pub(crate) fn edit(&self) -> Edit {
+        Edit {
+            command: self.cmd.clone(),
+            entrypoint: self.entrypoint.clone(),
+            env: self.env.clone(),
+            workdir: self.workdir.clone(),
+            user: self.user.clone(),
+            message: self.message.clone(),
+            author: self.author.clone(),
+        }
+    }
+}
+
 pub(super) fn run(store: &Store, args: &CommitArgs) -> Result<Exit, Failure> {
-    let edit = Edit {
-        command: args.cmd.clone(),
-        entrypoint: args.entrypoint.clone(),
-        env: args.env.clone(),
-        workdir: args.workdir.clone(),
-        user: args.user.clone(),
-        message: args.message.clone(),
-        author: args.author.clone(),
-    };
     release(store, &args.name)?;
-    let id = store.commit_workspace(&args.name, args.image.as_deref(), &edit)?;
+    let id = store.commit_workspace(&args.name, args.image.as_deref(), &args.edit.edit())?;
     answer_line(id)?;
     Ok(Exit::Done)
 }

@@ -1,6 +1,6 @@
 //! `acetate workspace`.
 
-mod commit;
+pub(crate) mod commit;
 mod create;
 mod diff;
 mod driver;
