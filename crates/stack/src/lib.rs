@@ -10,6 +10,8 @@ pub mod diff;
 pub mod explain;
 mod lookup;
 mod node;
+
+pub mod survey;
 pub mod tar;
 pub mod text;
 mod view;

@@ -5,3 +5,4 @@
 mod change;
 mod diff;
 mod explain;
+mod survey;
