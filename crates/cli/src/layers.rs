@@ -205,6 +205,9 @@ impl From<acetate_stack::Error> for Failure {
             other => Failure { message: other.to_string(), hint: None, class: crate::error::Class::Refused },
         };
         match error {
+            Error::Open { errno: acetate_layer::Errno::NOENT | acetate_layer::Errno::NOTDIR, .. } => {
+                failure.hint("name directories that are there")
+            }
             Error::Open { .. } => failure.hint("you have to be able to read the directory"),
             Error::Object { errno: acetate_layer::Errno::ACCESS | acetate_layer::Errno::PERM, .. } => {
                 failure.hint("reading marks and private files of others takes root")

@@ -5,6 +5,7 @@ mod cmd;
 mod daemon;
 mod error;
 mod layers;
+mod look;
 mod mount;
 mod mountinfo;
 mod options;
@@ -43,6 +44,8 @@ enum Command {
     Rebase(cmd::change::rebase::RebaseArgs),
     Commit(cmd::commit::CommitArgs),
     Tour(cmd::tour::TourArgs),
+    Completions(cmd::completions::CompletionsArgs),
+    Man(cmd::man::ManArgs),
 }
 
 /// How a command ends.
@@ -91,5 +94,7 @@ fn run(arguments: Vec<OsString>) -> Result<Exit, error::Failure> {
         Command::Rebase(args) => cmd::change::rebase::run(&args),
         Command::Commit(args) => cmd::commit::run(&args),
         Command::Tour(args) => cmd::tour::run(&args),
+        Command::Completions(args) => cmd::completions::run(&args),
+        Command::Man(args) => cmd::man::run(&args),
     }
 }

@@ -11,7 +11,8 @@ use std::fmt::{self, Display, Write as _};
 use std::io::{self, IsTerminal, Write as _};
 use std::os::unix::ffi::OsStrExt;
 
-/// Shows bytes as text on one line: control characters, and what is no UTF-8, as `\xNN`.
+/// Shows bytes as text on one line: control characters, those that turn the direction of writing, and what is no UTF-8,
+/// as `\xNN`.
 ///
 /// A backslash stays as it is: this is for reading, not for parsing.
 pub(crate) fn shown(bytes: &(impl AsRef<OsStr> + ?Sized)) -> Shown<'_> {
@@ -36,7 +37,7 @@ impl Display for Shown<'_> {
             for c in chunk.valid().chars() {
                 match c {
                     '\\' if self.escape_backslash => f.write_str("\\\\")?,
-                    c if c.is_control() => {
+                    c if c.is_control() || deceives(c) => {
                         let mut utf8 = [0; 4];
                         c.encode_utf8(&mut utf8).bytes().try_for_each(|byte| write!(f, "\\x{byte:02x}"))?;
                     }
@@ -47,6 +48,12 @@ impl Display for Shown<'_> {
         }
         Ok(())
     }
+}
+
+/// Whether a character shows others in another place than they have: line and paragraph separators, and the marks of
+/// Unicode's bidirectional algorithm (UAX #9).
+fn deceives(c: char) -> bool {
+    matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// What an errno means, in lower case and without its number.
@@ -152,6 +159,7 @@ mod tests {
         assert_eq!(shown(bytes).to_string(), r"/a b\ü\x0a\xc2\x85\x1b");
         assert_eq!(exact(bytes), r"/a b\\ü\x0a\xc2\x85\x1b");
         assert_eq!(shown(OsStr::from_bytes(b"\xffx\xc3")).to_string(), r"\xffx\xc3");
+        assert_eq!(shown("txt.\u{202e}exe\u{2028}").to_string(), r"txt.\xe2\x80\xaeexe\xe2\x80\xa8");
     }
 
     #[test]

@@ -75,15 +75,15 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// Without the number that the standard library appends.
+/// With the cause in lower case and without the number that the standard library appends, as all causes are told.
 fn plain(text: &str) -> String {
-    match text.find(" (os error ") {
-        Some(at) => {
-            let end = text[at..].find(')').map_or(text.len(), |end| at + end + 1);
-            format!("{}{}", &text[..at], &text[end..])
-        }
-        None => text.to_owned(),
-    }
+    let Some(at) = text.find(" (os error ") else { return text.to_owned() };
+    let end = text[at..].find(')').map_or(text.len(), |end| at + end + 1);
+    let cause = text[..at].rfind(": ").map_or(0, |colon| colon + 2);
+    let mut letters = text[cause..at].chars();
+    let first = letters.next().map(|first| first.to_ascii_lowercase());
+    let first = first.map(String::from).unwrap_or_default();
+    format!("{}{first}{}{}", &text[..cause], letters.as_str(), &text[end..])
 }
 
 /// Tells what of an image could not be made here.
@@ -105,6 +105,6 @@ mod tests {
     fn causes_follow_their_errors() {
         let inner = std::io::Error::from_raw_os_error(28);
         let error = acetate_store::Error::Path { step: "write", path: "/a".into(), source: inner };
-        assert_eq!(chain(&error), "write: /a: No space left on device");
+        assert_eq!(chain(&error), "write: /a: no space left on device");
     }
 }

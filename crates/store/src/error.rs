@@ -193,6 +193,10 @@ impl Error {
             Error::Path { .. } | Error::Image(_) if is_full(self) => {
                 "`acetate image gc` frees what nothing uses; `acetate image df` shows what does"
             }
+            Error::Path { step: "export to", .. } => "name a file or directory in a directory that is there",
+            Error::Image(acetate_image::Error::Malformed(_)) => {
+                "it has to be a docker archive, an OCI layout, an archive of a root directory, or a directory"
+            }
             Error::Busy { .. } => "wait until the other command is done, and run it again",
             Error::NoImage(_) => "`acetate image list` shows what there is, `acetate image pull` gets more",
             Error::Ambiguous { .. } => "write more of the id",

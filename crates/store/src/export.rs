@@ -37,6 +37,9 @@ impl Store {
         progress: &dyn Progress,
     ) -> Result<()> {
         let _lock = self.shared()?;
+        // Found out before the work is done, and by its name.
+        let parent = target.parent().filter(|parent| !parent.as_os_str().is_empty());
+        std::fs::read_dir(parent.unwrap_or(Path::new("."))).step("export to", target)?;
         let staging = self.staging()?;
         let compression = if form == Form::DockerArchive { Compression::None } else { compression };
         let layers = self.make_ready(image, compression, staging.path(), progress)?;

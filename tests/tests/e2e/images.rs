@@ -11,6 +11,7 @@ use acetate_testkit::real::fingerprint::Fingerprint;
 use anyhow::{Context, Result, ensure};
 
 use crate::engines::{Guard, Podman, REGISTRY, Registry, run, skopeo, umoci_unpack};
+use crate::look::{counted, counts};
 use crate::store::Home;
 
 /// What a user of the image does.
@@ -132,6 +133,9 @@ fn a_data_science_image_goes_through_everybodys_hands() -> Result<()> {
     home.ok(&["image", "export", &next, "archive.tar", "--format", "docker-archive"])?;
     podman.run(&["load", "-q", "-i", &home.path("archive.tar").to_string_lossy()])?;
     changed.expect(&tree(&podman.mount(&next)?)?, "podman's tree")?;
+    // Its efficiency is the same, found in the archive alone by another program.
+    let shown = home.json(&["image", "show", &next, "--json"])?;
+    ensure!(counted(&home.path("archive.tar"))? == counts(&shown)?, "the archive says otherwise");
     fs::remove_file(home.path("archive.tar"))?;
     let saved: PathBuf = home.path("saved.tar");
     podman.run(&["save", "-q", "-o", &saved.to_string_lossy(), &next])?;

@@ -9,6 +9,7 @@ mod guides;
 mod images;
 mod lifecycle;
 mod lockstep;
+mod look;
 mod matrix;
 mod mount8;
 mod packages;

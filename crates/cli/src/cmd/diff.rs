@@ -3,6 +3,7 @@
 use crate::Exit;
 use crate::error::Failure;
 use crate::layers::{LayerArgs, Layers, of_path};
+use crate::look::{Picture, page};
 use crate::out::{answer, answer_json, exact, note, shown, size};
 use crate::store::open_store;
 use acetate_layer::Kind;
@@ -47,6 +48,9 @@ pub(crate) struct DiffArgs {
     /// Write an OCI layer that makes the same changes; - is standard output
     #[arg(long, value_name = "FILE", group = "form")]
     tar: Option<PathBuf>,
+    /// Write a page to explore the layers in a browser; - is standard output
+    #[arg(long, value_name = "FILE", group = "form")]
+    html: Option<PathBuf>,
 }
 
 #[derive(Serialize)]
@@ -73,6 +77,10 @@ pub(crate) fn run(args: &DiffArgs) -> Result<Exit, Failure> {
         if args.tar.is_some() {
             return Err(Failure::new("--tar: of an upper layer only", "name --lower DIR --upper DIR").usage());
         }
+        if let Some(file) = &args.html {
+            let picture = Picture::of_two([0, 1].map(|at| args.dirs[at].as_os_str()), &old, &new)?;
+            return write_page(&picture, file);
+        }
         return show(args, old.merged(), new.merged());
     }
     let layers = match args.dirs.as_slice() {
@@ -86,6 +94,12 @@ pub(crate) fn run(args: &DiffArgs) -> Result<Exit, Failure> {
         return Err(Failure::new(format_args!("{what}: there is no upper layer"), hint).usage());
     }
     let stack = layers.open()?;
+    if let Some(file) = &args.html {
+        let title =
+            args.dirs.first().map(|dir| dir.as_os_str()).or(layers.upper.as_deref().map(Path::as_os_str));
+        let picture = Picture::of_layers(title.unwrap_or_default(), &layers, &stack)?;
+        return write_page(&picture, file);
+    }
     match &args.tar {
         None => show(args, stack.below(), stack.merged()),
         Some(file) => {
@@ -136,6 +150,13 @@ fn side(named: &Path) -> Result<Layers, Failure> {
         _ => (vec![named.to_owned()], Dialect::Trusted),
     };
     Ok(Layers { upper: None, lowers, data: Vec::new(), dialect })
+}
+
+fn write_page(picture: &Picture, file: &Path) -> Result<Exit, Failure> {
+    page::write(picture, file)?;
+    // What the topmost layer does is what differs.
+    let top = picture.survey.layers.first().copied().unwrap_or_default();
+    Ok(if top.objects + top.deleted > 0 { Exit::No } else { Exit::Done })
 }
 
 fn write_tar(stack: &acetate_stack::Stack, file: &Path) -> Result<tar::Totals, Failure> {

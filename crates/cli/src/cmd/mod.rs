@@ -3,10 +3,12 @@
 pub(crate) mod change;
 pub(crate) mod check;
 pub(crate) mod commit;
+pub(crate) mod completions;
 pub(crate) mod diff;
 pub(crate) mod driver;
 pub(crate) mod explain;
 pub(crate) mod image;
+pub(crate) mod man;
 pub(crate) mod mount;
 pub(crate) mod mounts;
 pub(crate) mod personality;

@@ -95,14 +95,17 @@ mod tests {
     const DIR: Option<Kind> = Some(Kind::Dir);
     const FILE: Option<Kind> = Some(Kind::File);
 
-    /// A survey of paths, each with its parts: layer from the top, type (none is a whiteout), bytes.
-    fn survey(depth: usize, paths: &[(&str, &[(usize, Option<Kind>, u64)])]) -> Survey {
+    /// A layer from the top, what it holds (none is a whiteout), and bytes.
+    type Held = (usize, Option<Kind>, u64);
+
+    /// A survey of paths, each with what layers hold there.
+    fn survey(depth: usize, paths: &[(&str, &[Held])]) -> Survey {
         let root = Entry { name: Vec::new(), parent: 0, parts: Vec::new() };
         let mut survey = Survey { entries: vec![root], layers: vec![Totals::default(); depth] };
         for (path, parts) in paths {
             let (above, name) = path.rsplit_once('/').unwrap_or(("", path));
             let parent = (0..survey.entries.len()).find(|at| survey.path(*at) == above.as_bytes());
-            let part = |(layer, kind, bytes): &(usize, Option<Kind>, u64)| Part {
+            let part = |(layer, kind, bytes): &Held| Part {
                 layer: *layer,
                 kind: *kind,
                 opaque: false,

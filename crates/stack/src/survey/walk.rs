@@ -54,7 +54,7 @@ impl Survey {
                 part.fate = Fate::Elsewhere;
             }
         }
-        let layers = vec![Totals::default(); view.stack().depth()];
+        let layers = vec![Totals::default(); view.stack().paths().len()];
         if !moved.is_empty() {
             let paths = Survey { entries, layers: Vec::new() };
             let elsewhere = elsewhere(&paths, &moved);
@@ -87,7 +87,7 @@ fn elsewhere(survey: &Survey, moved: &HashSet<(usize, Vec<u8>)>) -> Vec<(usize, 
 impl Walk<'_> {
     fn run(&mut self) -> Result<()> {
         let root = self.view.root()?;
-        let covers = vec![None; self.view.stack().depth()];
+        let covers = vec![None; self.view.stack().paths().len()];
         let mut todo = Vec::new();
         todo.extend(self.enter(Vec::new(), Vec::new(), 0, root, covers)?);
         // A list and no recursion: trees may be deeper than the stack of a thread.

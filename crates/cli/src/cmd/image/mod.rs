@@ -1,6 +1,7 @@
 //! `acetate image`.
 
 mod df;
+mod explore;
 mod export;
 mod gc;
 mod import;
@@ -34,6 +35,7 @@ enum Command {
     #[command(visible_alias = "ls")]
     List(list::ListArgs),
     Show(show::ShowArgs),
+    Explore(explore::ExploreArgs),
     Tag(tag::TagArgs),
     Export(export::ExportArgs),
     #[command(visible_alias = "rm")]
@@ -50,6 +52,7 @@ pub(crate) fn run(args: &ImageArgs) -> Result<Exit, Failure> {
         Command::Push(args) => push::run(&store, args),
         Command::List(args) => list::run(&store, args),
         Command::Show(args) => show::run(&store, args),
+        Command::Explore(args) => explore::run(&store, args),
         Command::Tag(args) => tag::run(&store, args),
         Command::Export(args) => export::run(&store, args),
         Command::Remove(args) => remove::run(&store, args),

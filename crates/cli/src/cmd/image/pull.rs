@@ -53,7 +53,7 @@ impl RegistryArgs {
     pub(super) fn open(&self, text: &str) -> Result<Registry, Failure> {
         let reference: Reference = text.parse().map_err(|error| {
             Failure::new(
-                format_args!("{}: {error}", exact(text)),
+                format_args!("\"{}\": {error}", exact(text)),
                 "write it like name:tag or host/path/name:tag, in lower case",
             )
             .usage()

@@ -154,8 +154,10 @@ fn tell(args: &RunArgs, open: &OpenTry<'_>, outcome: Option<Outcome>) -> Result<
 }
 
 fn job(store: &Store, args: &RunArgs, mask: Mode) -> Result<Job, Failure> {
-    let real =
-        |path: &Path| std::fs::canonicalize(path).map_err(|error| Failure::io(shown(path), &error).usage());
+    let real = |path: &Path| {
+        std::fs::canonicalize(path)
+            .map_err(|error| Failure::io(shown(path), &error).hint("name a directory that is there").usage())
+    };
     let target = real(args.dir.as_deref().unwrap_or(Path::new("/")))?;
     if !target.is_dir() {
         return Err(
