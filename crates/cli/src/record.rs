@@ -6,6 +6,7 @@
 //! the layers, so a record that can be locked is left from a daemon that was killed. Everything works without
 //! records, only with less to tell.
 
+use crate::daemon::status::{self, InFlight};
 use crate::out::exact;
 use rustix::fs::{FlockOperation, Mode, OFlags, flock};
 use rustix::io::Errno;
@@ -26,6 +27,7 @@ const POLL: Duration = Duration::from_millis(2);
 /// The content of a record. Paths are text in which bytes that are no UTF-8 and control characters are `\xNN` and a
 /// backslash is `\\`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub(crate) struct Record {
     pub(crate) schema: String,
     /// The daemon, in its own PID namespace.
@@ -44,6 +46,10 @@ pub(crate) struct Record {
     pub(crate) marks: Option<String>,
     /// How whiteouts are made: `device`, `xattr` or nothing on a mount without upper.
     pub(crate) whiteouts: Option<String>,
+    /// The capabilities that the daemon has kept (`cap_chown`).
+    pub(crate) capabilities: Vec<String>,
+    /// No program that the daemon starts can have more.
+    pub(crate) no_new_privs: bool,
     /// Version of the daemon.
     pub(crate) version: String,
 }
@@ -69,8 +75,22 @@ pub(crate) struct Kept {
     _file: File,
 }
 
+impl Kept {
+    /// Where the daemon says what there is to say once it has let go of the terminal.
+    pub(crate) fn log(&self) -> PathBuf {
+        self.path.with_extension("log")
+    }
+
+    /// Where the daemon tells of its requests in flight.
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.path.with_extension("sock")
+    }
+}
+
 impl Drop for Kept {
     fn drop(&mut self) {
+        // There is none of a daemon in the foreground.
+        let _none = std::fs::remove_file(self.log());
         // Whoever reads what could not be removed finds it unlocked.
         let _stale_at_worst = std::fs::remove_file(&self.path);
     }
@@ -175,6 +195,7 @@ fn file_name(device: (u32, u32)) -> String {
 pub(crate) struct Found {
     /// What it says.
     pub(crate) record: Record,
+    path: PathBuf,
     file: File,
 }
 
@@ -203,10 +224,21 @@ fn read(path: &Path) -> Option<Found> {
     let mut text = Vec::new();
     file.read_to_end(&mut text).ok()?;
     let record: Record = serde_json::from_slice(&text).ok()?;
-    (record.schema == SCHEMA).then_some(Found { record, file })
+    (record.schema == SCHEMA).then_some(Found { record, path: path.to_owned(), file })
 }
 
 impl Found {
+    /// The daemon's log, if there is one that we may read and that says anything.
+    pub(crate) fn log(&self) -> Option<PathBuf> {
+        let log = self.path.with_extension("log");
+        std::fs::metadata(&log).is_ok_and(|stat| stat.len() > 0).then_some(log)
+    }
+
+    /// The requests that the daemon is at; `None` if it does not say.
+    pub(crate) fn requests(&self) -> Option<Vec<InFlight>> {
+        status::ask(&self.path.with_extension("sock"))
+    }
+
     /// Waits until the daemon has let go of its layers; `false` if it has not within `limit`.
     pub(crate) fn wait_until_gone(self, limit: Duration) -> bool {
         // flock(2) has no limit of its own, and no thread can be started to wait where the next process is to be the

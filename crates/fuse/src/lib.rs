@@ -7,6 +7,7 @@
 mod device;
 mod dispatch;
 mod files;
+mod flight;
 mod helper;
 mod init;
 mod mount;
@@ -17,6 +18,7 @@ mod trace;
 mod wire;
 
 pub use acetate_sys::mount::Unmount;
+pub use flight::{Flight, Flights};
 pub use init::{Feature, InForce};
 pub use mount::{MountError, MountSpec, UnmountError, unmount};
 pub use rustix::mount::MountFlags;

@@ -101,7 +101,8 @@ pub enum UnmountError {
 pub fn unmount(target: &Path, how: Unmount) -> Result<(), UnmountError> {
     match umount(target, how) {
         Ok(()) => Ok(()),
-        Err(Errno::PERM | Errno::ACCESS) => helper::unmount(target, how),
+        // No helper ends connections.
+        Err(Errno::PERM | Errno::ACCESS) if how != Unmount::Abort => helper::unmount(target, how),
         Err(errno) => Err(UnmountError::Refused(errno)),
     }
 }

@@ -3,6 +3,7 @@
 use crate::device::{Device, Got};
 use crate::dispatch::{Answer, Call, Failure, dispatch};
 use crate::files::Files;
+use crate::flight::{Flight, Flights, SLOW_TICKS, Slot};
 use crate::init::{self, Feature, InForce, negotiate, put_init_out, put_offer_again};
 use crate::mount::{MountError, MountSpec, mount};
 use crate::notify::notifier;
@@ -12,7 +13,7 @@ use crate::wire::input::{Header, Malformed, Request, SetXattrForm, decode};
 use crate::wire::op::Op;
 use crate::wire::output::Reply;
 use acetate_layer::UpperLayer;
-use acetate_overlay::{Changed, NodeId, Overlay};
+use acetate_overlay::{Changed, NodeId, OpError, Overlay};
 use acetate_sys::Errno;
 use parking_lot::Mutex;
 use std::cell::Cell;
@@ -20,11 +21,14 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 /// What a request may have besides the data of a write, in bytes.
 const REQUEST_EXTRA: usize = 4096;
+/// How often damage is told of.
+const MOST_TOLD: u32 = 1000;
 /// The shortest buffer that the kernel accepts (`FUSE_MIN_READ_BUFFER`), in bytes.
 const MIN_BUFFER: usize = 8192;
 /// The room for a reply that is no data: a name list or value of extended attributes (`XATTR_SIZE_MAX`).
@@ -104,6 +108,7 @@ pub(crate) struct Shared {
 pub struct Connection {
     shared: Arc<Shared>,
     tuning: Tuning,
+    flights: Arc<Flights>,
 }
 
 impl Connection {
@@ -118,7 +123,7 @@ impl Connection {
     /// Takes over the device of a filesystem that somebody else has mounted and not yet served.
     pub fn from_device(device: OwnedFd) -> Connection {
         let shared = Shared { device: Device::new(device), pool: OnceLock::new() };
-        Connection { shared: Arc::new(shared), tuning: Tuning::default() }
+        Connection { shared: Arc::new(shared), tuning: Tuning::default(), flights: Arc::default() }
     }
 
     /// Sets the use of resources.
@@ -131,6 +136,11 @@ impl Connection {
     /// `changed` of [`Overlay::new`]. It works from within operations and does nothing once all is over.
     pub fn notifier(&self) -> impl Fn(NodeId, Changed) + Send + Sync + 'static {
         notifier(Arc::clone(&self.shared))
+    }
+
+    /// The requests in flight, from now until the connection ends.
+    pub fn flights(&self) -> Arc<Flights> {
+        Arc::clone(&self.flights)
     }
 
     /// A function that says whether the program whose request the calling thread carries out has been killed, and only
@@ -158,8 +168,28 @@ impl Connection {
         let pool = self.shared.pool.get_or_init(|| Pool::new(self.tuning.max_threads));
         let device = &self.shared.device;
         let files = Files::new(device, self.tuning.passthrough && in_force.has(Feature::Passthrough));
-        let server = Server { overlay, files, device, pool, in_force, trace, end: Mutex::new(None) };
-        pool.run(&server).map_err(ServeError::Thread)?;
+        let flights = &*self.flights;
+        let server = Server {
+            overlay,
+            files,
+            device,
+            pool,
+            flights,
+            in_force,
+            trace,
+            told: AtomicU32::new(0),
+            end: Mutex::new(None),
+        };
+        std::thread::scope(|scope| {
+            let watch = || flights.watch(|flight| tell_slow(overlay, flight));
+            // Without it nobody learns of slow requests, which is all.
+            let _watched =
+                std::thread::Builder::new().name("acetate-watch".into()).spawn_scoped(scope, watch);
+            let result = pool.run(&server);
+            flights.stop();
+            result
+        })
+        .map_err(ServeError::Thread)?;
         match server.end.into_inner() {
             Some(Got::Aborted) => Ok(Ended::Aborted),
             Some(Got::Failed(errno)) => Err(ServeError::Device(errno)),
@@ -220,8 +250,11 @@ struct Server<'a, L: UpperLayer> {
     files: Files<'a>,
     device: &'a Device,
     pool: &'a Pool,
+    flights: &'a Flights,
     in_force: InForce,
     trace: Option<Trace>,
+    /// How often damage was told of.
+    told: AtomicU32,
     /// Why there are no more requests.
     end: Mutex<Option<Got>>,
 }
@@ -232,6 +265,7 @@ struct Buffers {
     /// How much of it the last request takes.
     length: usize,
     reply: Reply,
+    slot: Arc<Slot>,
 }
 
 impl<L: UpperLayer> Work for Server<'_, L> {
@@ -243,6 +277,7 @@ impl<L: UpperLayer> Work for Server<'_, L> {
             request: vec![0; request_length(max_io)],
             length: 0,
             reply: Reply::with_room((max_io as usize).max(MIN_REPLY)),
+            slot: self.flights.slot(),
         }
     }
 
@@ -268,6 +303,7 @@ impl<L: UpperLayer> Work for Server<'_, L> {
         };
         own.reply.clear();
         WAITING.set(header.thread);
+        self.flights.begin(&own.slot, header.opcode, header.node);
         // A panic is a mistake of ours; it shall not take the mount with it.
         let result = catch_unwind(AssertUnwindSafe(|| self.carry_out(header, body, &mut own.reply)))
             .unwrap_or(Err(Failure::Internal));
@@ -277,6 +313,18 @@ impl<L: UpperLayer> Work for Server<'_, L> {
             let reply = own.reply.finish(header.unique, errno);
             written = reply.len();
             self.send(&header, reply);
+        }
+        if let Err(Failure::Op(error)) = &result
+            && error.is_damage()
+        {
+            self.tell_damage(&header, body, *error);
+        }
+        if let Some(seconds) = self.flights.end(&own.slot) {
+            let errno = result.as_ref().err().map(Failure::errno);
+            eprintln!(
+                "acetate: the slow request on node {} has ended after {seconds} s: {errno:?}",
+                header.node
+            );
         }
         if let (Some(trace), Some(started)) = (&self.trace, started) {
             let result = result.map(|_| written).map_err(|failure| (failure.errno(), failure.to_string()));
@@ -298,6 +346,21 @@ impl<L: UpperLayer> Server<'_, L> {
         dispatch(self.overlay, &self.files, &call, reply)
     }
 
+    /// Says which object could not be used because of what is in the layers.
+    fn tell_damage(&self, header: &Header, body: &[u8], error: OpError) {
+        // A program that tries for ever shall not fill a log.
+        if self.told.fetch_add(1, Ordering::Relaxed) >= MOST_TOLD {
+            return;
+        }
+        let place = self.overlay.whereabouts(NodeId(header.node));
+        let name = match Op::from_number(header.opcode) {
+            Some(Op::Lookup) => body.split(|byte| *byte == 0).next().unwrap_or_default(),
+            _ => b"",
+        };
+        let (name, opcode) = (name.escape_ascii(), header.opcode);
+        eprintln!("acetate: {place}: {name}: operation {opcode}: {error}");
+    }
+
     fn send(&self, header: &Header, reply: &[u8]) {
         match self.device.write(reply) {
             // Nobody waits for it: the connection is being aborted.
@@ -310,6 +373,13 @@ impl<L: UpperLayer> Server<'_, L> {
             }
         }
     }
+}
+
+/// Says that a request takes long.
+fn tell_slow<L: UpperLayer>(overlay: &Overlay<L>, flight: &Flight) {
+    let Flight { operation, node, .. } = flight;
+    let place = overlay.whereabouts(*node);
+    eprintln!("acetate: slow: {operation} of {place}, node {}: no answer for {SLOW_TICKS} s", node.0);
 }
 
 /// There is no telling whom to answer.

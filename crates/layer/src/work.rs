@@ -307,6 +307,17 @@ impl Staging {
         layer.link(At::Name(layer.work(), source), dir, name).is_ok()
     }
 
+    /// Removes the whiteout that new ones are links of.
+    ///
+    /// # Errors
+    /// Those of the layer.
+    pub fn clear<L: UpperLayer>(&self, layer: &L) -> Result<()> {
+        match self.shared.lock().take() {
+            Some(name) => layer.unlink(layer.work(), &name),
+            None => Ok(()),
+        }
+    }
+
     fn make_whiteout<L: UpperLayer>(&self, layer: &L) -> Result<Vec<u8>> {
         let (work, name) = (layer.work(), self.fresh_name());
         match self.form {

@@ -220,7 +220,10 @@ impl<L: UpperLayer> Overlay<L> {
             let mark = self.config.dialect.name(Mark::Metacopy);
             upper.set_xattr(copy.at(), mark, b"", SetXattr::Any).step("set the metacopy mark")?;
         }
-        self.copy_attributes(upper, &stat, mode_differs, copy.at())?;
+        // What is about to be emptied has just been changed, also if the truncation never comes.
+        let emptied = data == Data::Nothing && stat.kind == Kind::File;
+        let mtime = if emptied { SetTime::Now } else { SetTime::To(stat.mtime) };
+        self.copy_attributes(upper, &stat, mtime, mode_differs, copy.at())?;
         if self.config.durability == Durability::All && matches!(stat.kind, Kind::File | Kind::Dir) {
             upper.sync(copy.at(), false).step("sync the copy")?;
         }
@@ -424,13 +427,18 @@ impl<L: UpperLayer> Overlay<L> {
         Ok(Kept::Number)
     }
 
-    fn copy_attributes(&self, upper: &L, stat: &Stat, mode_differs: bool, copy: At<'_, L>) -> Result<()> {
+    fn copy_attributes(
+        &self,
+        upper: &L,
+        stat: &Stat,
+        mtime: SetTime,
+        mode_differs: bool,
+        copy: At<'_, L>,
+    ) -> Result<()> {
         if mode_differs && stat.kind != Kind::Symlink {
             upper.set_mode(copy, stat.mode).step("set the mode of the copy")?;
         }
-        upper
-            .set_times(copy, SetTime::To(stat.atime), SetTime::To(stat.mtime))
-            .step("set the times of the copy")
+        upper.set_times(copy, SetTime::To(stat.atime), mtime).step("set the times of the copy")
     }
 
     #[expect(clippy::too_many_arguments, reason = "the pieces of one atomic step")]

@@ -66,6 +66,15 @@ pub enum OpError {
 }
 
 impl OpError {
+    /// Whether somebody should look at the layers: they are damaged, or were made by someone who means harm.
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::BrokenMark { .. } | Self::MarkRefused | Self::LayerLoop => true,
+            Self::Layer { errno, .. } => matches!(*errno, Errno::IO | Errno::UCLEAN | Errno::BADMSG),
+            _ => false,
+        }
+    }
+
     /// The errno that the caller sees; decided nowhere else.
     pub fn errno(&self) -> Errno {
         match self {

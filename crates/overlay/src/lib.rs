@@ -19,11 +19,13 @@ mod protect;
 mod redirect;
 mod table;
 mod types;
+mod whereabouts;
 
 pub use acetate_layer::work::WhiteoutForm;
 pub use config::{Config, Durability, Index, Redirects, Stack};
 pub use error::{OpError, Result};
 pub use types::*;
+pub use whereabouts::{InLayer, Whereabouts};
 
 use acetate_layer::work::Staging;
 use acetate_layer::{At, FsId, Kind, Layer, UpperLayer};
@@ -166,6 +168,19 @@ impl<L: UpperLayer> Overlay<L> {
     pub(crate) fn dir(&self, id: NodeId) -> Result<Arc<Node<L>>> {
         let node = self.node(id)?;
         if node.kind == Kind::Dir { Ok(node) } else { Err(OpError::NotDir) }
+    }
+
+    /// Removes what is kept in the staging directory from one operation to the next. For the end of the mount.
+    ///
+    /// # Errors
+    /// Those of the layer; what could not be removed is swept by the next mount.
+    pub fn clear_staging(&self) -> Result<()> {
+        match &self.upper {
+            Some(upper) if !self.config.read_only => {
+                self.staging.clear(upper).step("clear the staging directory")
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The configuration in force.

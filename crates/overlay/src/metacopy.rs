@@ -81,7 +81,8 @@ impl<L: UpperLayer> Overlay<L> {
     }
 
     /// Copies the data of a regular file whose attributes are in upper already. Until the mark is removed everybody
-    /// reads the data below.
+    /// reads the data below. So it is copied even if it is about to be truncated: the size alone cannot change, because a
+    /// copy of attributes whose size is not that of the data shows neither the old file nor an empty one.
     pub(crate) fn copy_up_data(&self, node: &Arc<Node<L>>, data: Data) -> Result<()> {
         if data == Data::Below || node.data_in_upper() {
             return Ok(());
@@ -98,7 +99,7 @@ impl<L: UpperLayer> Overlay<L> {
         };
         let copy = At::Open(&target);
         let size = upper.stat(copy).step("stat the copy of the attributes")?.size;
-        if size > 0 && data == Data::Whole {
+        if size > 0 {
             let capability = match upper.get_xattr(copy, CAPABILITY) {
                 Err(Errno::OPNOTSUPP) => None,
                 other => other.step("read the file capabilities")?,
@@ -112,8 +113,6 @@ impl<L: UpperLayer> Overlay<L> {
             if let Some(value) = capability {
                 upper.set_xattr(copy, CAPABILITY, &value, SetXattr::Any).step("restore capabilities")?;
             }
-        } else if size > 0 {
-            upper.set_len(copy, 0).step("truncate the file")?;
         }
         upper
             .remove_xattr(copy, self.config.dialect.name(Mark::Metacopy))

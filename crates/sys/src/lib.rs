@@ -13,6 +13,7 @@ pub mod mount;
 pub mod namespace;
 mod nr;
 pub mod open;
+pub mod privilege;
 pub mod probe;
 mod proc;
 pub mod process;

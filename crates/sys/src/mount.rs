@@ -50,6 +50,9 @@ pub enum Unmount {
     WhenIdle,
     /// Detaches it at once; it ends when its last user does (`MNT_DETACH`).
     Detach,
+    /// Ends its connection first, so that all requests fail, running ones and those to come (`MNT_FORCE`), then detaches
+    /// it. For a daemon that hangs.
+    Abort,
 }
 
 /// Unmounts what is mounted at `target`; a symlink is not followed.
@@ -60,19 +63,9 @@ pub fn umount(target: &Path, how: Unmount) -> Result<()> {
     let detach = match how {
         Unmount::WhenIdle => UnmountFlags::empty(),
         Unmount::Detach => UnmountFlags::DETACH,
+        Unmount::Abort => UnmountFlags::FORCE | UnmountFlags::DETACH,
     };
     rustix::mount::unmount(target, detach | UnmountFlags::NOFOLLOW)
-}
-
-/// Aborts the FUSE connection of the mount with this device number (`st_dev`): all requests, running and to come,
-/// fail with `ENOTCONN` and the mount can be unmounted even if its daemon hangs.
-///
-/// # Errors
-/// `ENOENT` if there is no such connection or fusectl is not mounted at `/sys/fs/fuse/connections`.
-pub fn abort_fuse(st_dev: u64) -> Result<()> {
-    // fusectl names connections by the whole device number in the kernel's own encoding, whose major is 0.
-    let path = format!("/sys/fs/fuse/connections/{}/abort", rustix::fs::minor(st_dev));
-    std::fs::write(path, b"1").map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
 }
 
 /// Makes a private, read-only copy of the mount at `path` whose root is that directory.

@@ -1,8 +1,12 @@
 //! Test support: what mounts a stack, where layers live, and the recorded scenarios.
 //!
+//! - [`cuts`]: power cuts under a mount.
 //! - [`driver`]: one interface over the kernel's overlayfs and the `acetate` binary.
 //! - [`edits`]: random trees and random edits of them.
 //! - [`exec`]: running programs to an end, within a limit.
+//! - [`inject`]: stopping a program at any of its system calls, or making one fail.
+//! - [`kills`]: a server that is killed, or whose calls fail, at every step of every operation.
+//! - [`load`]: much of everything, and what is held on to.
 //! - [`need`]: what a test needs of the machine, and how a skip is told.
 //! - [`real`]: real programs on a mount: apt, git, Python, sqlite, tar.
 //! - [`scratch`]: directories and small filesystems that vanish with their handle.
@@ -13,10 +17,14 @@
 //!
 //! Nothing here is used by the engine; failures are returned, not panicked, so that a runner can report them all.
 
+pub mod cuts;
 pub mod driver;
 pub mod edits;
 pub mod errno;
 pub mod exec;
+pub mod inject;
+pub mod kills;
+pub mod load;
 pub mod lockstep;
 pub mod need;
 pub mod real;

@@ -36,7 +36,7 @@ impl FsKind {
     }
 
     /// Arguments that let mkfs work silently, at once, on an image that is no block device.
-    fn mkfs_args(self) -> &'static [&'static str] {
+    pub(crate) fn mkfs_args(self) -> &'static [&'static str] {
         match self {
             // Without lazy initialisation no kernel thread goes on writing after the mount.
             Self::Ext4 => &["-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0"],

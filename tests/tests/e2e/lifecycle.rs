@@ -15,12 +15,12 @@ use acetate_testkit::scratch::{FsKind, Scratch};
 use anyhow::{Context, Result, ensure};
 
 /// A scratch directory with the usual layers: `lower` with `a` and `d/f`, `upper`, `work`, `merged`.
-struct Stage {
+pub struct Stage {
     scratch: Scratch,
 }
 
 impl Stage {
-    fn new(name: &str) -> Result<Stage> {
+    pub fn new(name: &str) -> Result<Stage> {
         Stage::on(Scratch::new(name)?)
     }
 
@@ -34,12 +34,12 @@ impl Stage {
         Ok(stage)
     }
 
-    fn path(&self, name: impl AsRef<Path>) -> PathBuf {
+    pub fn path(&self, name: impl AsRef<Path>) -> PathBuf {
         self.scratch.path().join(name)
     }
 
     /// Runs `acetate` in the scratch directory.
-    fn acetate<S: AsRef<OsStr>>(&self, args: &[S]) -> Result<Output> {
+    pub fn acetate<S: AsRef<OsStr>>(&self, args: &[S]) -> Result<Output> {
         let output = Command::new(acetate_bin()?)
             .args(args)
             .current_dir(self.scratch.path())
@@ -48,11 +48,11 @@ impl Stage {
         Ok(output)
     }
 
-    fn mount(&self, options: &str) -> Result<()> {
+    pub fn mount(&self, options: &str) -> Result<()> {
         succeeded(&self.acetate(&["mount", "-o", options, "merged"])?)
     }
 
-    fn umount(&self) -> Result<()> {
+    pub fn umount(&self) -> Result<()> {
         // A process that another test is just starting holds this one's descriptors until it becomes its program.
         let patience = Instant::now() + Duration::from_secs(3);
         loop {
@@ -62,6 +62,22 @@ impl Stage {
             }
             std::thread::sleep(Duration::from_millis(10));
         }
+    }
+
+    /// What `acetate mounts` says of the mount.
+    pub fn entry(&self) -> Result<serde_json::Value> {
+        self.entry_of("merged")
+    }
+
+    /// What it says of the mount of that name.
+    pub fn entry_of(&self, name: &str) -> Result<serde_json::Value> {
+        let output = self.acetate(&["mounts", "--json"])?;
+        succeeded(&output)?;
+        let document: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+        let point = self.path(name);
+        let mut mounts = document["mounts"].as_array().into_iter().flatten();
+        let found = mounts.find(|mount| mount["mountpoint"].as_str().map(Path::new) == Some(point.as_path()));
+        found.cloned().context("no record of the mount")
     }
 
     fn mounted(&self) -> Result<bool> {
@@ -82,14 +98,14 @@ impl Drop for Stage {
     }
 }
 
-const USUAL: &str = "lowerdir=lower,upperdir=upper,workdir=work";
+pub const USUAL: &str = "lowerdir=lower,upperdir=upper,workdir=work";
 
-fn succeeded(output: &Output) -> Result<()> {
+pub fn succeeded(output: &Output) -> Result<()> {
     ensure!(output.status.success(), "{}: {}", output.status, stderr(output));
     Ok(())
 }
 
-fn stderr(output: &Output) -> String {
+pub fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
@@ -98,7 +114,7 @@ fn can_mount(name: &str) -> Result<bool> {
 }
 
 /// Waits until `done`, at most ten seconds.
-fn eventually(what: &str, mut done: impl FnMut() -> Result<bool>) -> Result<()> {
+pub fn eventually(what: &str, mut done: impl FnMut() -> Result<bool>) -> Result<()> {
     let limit = Instant::now() + Duration::from_secs(10);
     while !done()? {
         ensure!(Instant::now() < limit, "{what}: not after ten seconds");
@@ -109,16 +125,7 @@ fn eventually(what: &str, mut done: impl FnMut() -> Result<bool>) -> Result<()> 
 
 /// The daemon that serves a stage.
 fn daemon(stage: &Stage) -> Result<rustix::process::Pid> {
-    let output = stage.acetate(&["mounts", "--json"])?;
-    succeeded(&output)?;
-    let document: serde_json::Value = serde_json::from_slice(&output.stdout)?;
-    let merged = stage.path("merged");
-    let found = document["mounts"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .find(|mount| mount["mountpoint"].as_str().map(Path::new) == Some(merged.as_path()));
-    let pid = found.and_then(|mount| mount["pid"].as_i64()).context("no record of the mount")?;
+    let pid = stage.entry()?["pid"].as_i64().context("no record of the daemon")?;
     rustix::process::Pid::from_raw(pid.try_into()?).context("no process id")
 }
 

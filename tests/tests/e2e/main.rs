@@ -2,12 +2,16 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod attackers;
 mod change;
 mod containers;
+mod cuts;
 mod engines;
 mod guides;
 mod images;
+mod kills;
 mod lifecycle;
+mod load;
 mod lockstep;
 mod look;
 mod matrix;

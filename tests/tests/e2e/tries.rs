@@ -15,7 +15,7 @@ use acetate_testkit::scratch::FsKind;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use crate::store::{Home, can, killed_at_call};
+use crate::store::{Home, can, killed_at};
 
 /// A tree with one of everything.
 fn fill(dir: &Path) -> Result<()> {
@@ -356,31 +356,6 @@ fn what_has_been_changed_since_is_not_undone() -> Result<()> {
     Ok(())
 }
 
-/// The system calls by which the live tree, the store and its records change. strace(1) counts each by itself.
-const CHANGES: [&str; 21] = [
-    "rename",
-    "?renameat",
-    "renameat2",
-    "?link",
-    "linkat",
-    "unlink",
-    "unlinkat",
-    "rmdir",
-    "mkdir",
-    "mkdirat",
-    "mknodat",
-    "symlinkat",
-    "fsync",
-    "syncfs",
-    "fchownat",
-    "fchmodat",
-    "?fchmodat2",
-    "utimensat",
-    "?setxattrat",
-    "copy_file_range",
-    "ftruncate",
-];
-
 /// A few changes of every kind, so that there are not too many points to be killed at.
 const SMALL: &str = "set -e\nrm -r gone\necho changed >>conf\nchmod 700 private\nrm -r replaced\necho file >replaced\n\
     mkdir -p fresh/a\necho f >fresh/a/f\nln fresh/a/f hard\nrm became; mkdir became";
@@ -400,7 +375,7 @@ fn old_or_new(dir: &Path, old: &Fingerprint, new: &Fingerprint) -> Result<()> {
 
 #[test]
 fn killed_at_every_change_it_goes_on_or_back() -> Result<()> {
-    if !can("try killed", &[Need::Tool("strace")])? {
+    if !can("try killed", &[])? {
         return Ok(());
     }
     let fresh = || -> Result<(Home, PathBuf, Fingerprint, Fingerprint)> {
@@ -412,39 +387,37 @@ fn killed_at_every_change_it_goes_on_or_back() -> Result<()> {
         Ok((home, dir, old, new))
     };
     let mut points = [0, 0];
-    for call in CHANGES {
-        for n in 1.. {
-            let (home, dir, old, new) = fresh()?;
-            let at = format!("apply killed at {call} {n}");
-            if killed_at_call(&home, call, &["try", "apply", "t"], n)?.is_none() {
-                break;
-            }
-            points[0] += 1;
-            old_or_new(&dir, &old, &new).context(at.clone())?;
-            if n % 2 == 0 {
-                home.ok(&["try", "undo", "t"]).context(at.clone())?;
-                old.expect(&visible(&dir)?, &format!("{at} and undone"))?;
-            }
-            home.ok(&["try", "resume", "t"]).context(at.clone())?;
-            // Killed before the first record, there is nothing to be resumed.
-            home.ok(&["try", "apply", "t"]).context(at.clone())?;
-            new.expect(&visible(&dir)?, &format!("{at} and resumed"))?;
+    for n in 1.. {
+        let (home, dir, old, new) = fresh()?;
+        let at = format!("apply killed at change {n}");
+        if killed_at(&home, &["try", "apply", "t"], n)?.is_none() {
+            break;
         }
-        for n in 1.. {
-            let (home, dir, old, new) = fresh()?;
-            let at = format!("undo killed at {call} {n}");
-            home.ok(&["try", "apply", "t"])?;
-            if killed_at_call(&home, call, &["try", "undo", "t"], n)?.is_none() {
-                break;
-            }
-            points[1] += 1;
-            old_or_new(&dir, &old, &new).context(at.clone())?;
-            home.ok(&["try", "resume", "t"]).context(at.clone())?;
+        points[0] += 1;
+        old_or_new(&dir, &old, &new).context(at.clone())?;
+        if n % 2 == 0 {
             home.ok(&["try", "undo", "t"]).context(at.clone())?;
-            old.expect(&visible(&dir)?, &format!("{at} and resumed"))?;
-            home.ok(&["try", "discard", "t"])?;
-            ensure!(fs::read_dir(home.path("store/tries"))?.count() == 0);
+            old.expect(&visible(&dir)?, &format!("{at} and undone"))?;
         }
+        home.ok(&["try", "resume", "t"]).context(at.clone())?;
+        // Killed before the first record, there is nothing to be resumed.
+        home.ok(&["try", "apply", "t"]).context(at.clone())?;
+        new.expect(&visible(&dir)?, &format!("{at} and resumed"))?;
+    }
+    for n in 1.. {
+        let (home, dir, old, new) = fresh()?;
+        let at = format!("undo killed at change {n}");
+        home.ok(&["try", "apply", "t"])?;
+        if killed_at(&home, &["try", "undo", "t"], n)?.is_none() {
+            break;
+        }
+        points[1] += 1;
+        old_or_new(&dir, &old, &new).context(at.clone())?;
+        home.ok(&["try", "resume", "t"]).context(at.clone())?;
+        home.ok(&["try", "undo", "t"]).context(at.clone())?;
+        old.expect(&visible(&dir)?, &format!("{at} and resumed"))?;
+        home.ok(&["try", "discard", "t"])?;
+        ensure!(fs::read_dir(home.path("store/tries"))?.count() == 0);
     }
     println!("killed at {} changes of apply, {} of undo", points[0], points[1]);
     ensure!(points.iter().all(|count| *count > 30), "{points:?}");

@@ -1,10 +1,11 @@
 //! `acetate mounts`.
 
 use crate::Exit;
+use crate::daemon::status::InFlight;
 use crate::error::Failure;
 use crate::mountinfo::{self, Mount};
 use crate::out::{answer, exact, shown};
-use crate::record::{self, Record};
+use crate::record::{self, Found};
 use serde::Serialize;
 use std::fmt::Write as _;
 
@@ -46,11 +47,20 @@ struct Daemon {
     options: String,
     marks: Option<String>,
     whiteouts: Option<String>,
+    capabilities: Vec<String>,
+    no_new_privs: bool,
     version: String,
+    /// What the daemon has said since it serves; absent if nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    log: Option<String>,
+    /// The requests that it is at; `null` if it does not answer, or not us.
+    requests: Option<Vec<InFlight>>,
 }
 
-impl From<Record> for Daemon {
-    fn from(record: Record) -> Daemon {
+impl From<Found> for Daemon {
+    fn from(found: Found) -> Daemon {
+        let (log, requests) = (found.log(), found.requests());
+        let Found { record, .. } = found;
         Daemon {
             pid: record.pid,
             lower: record.lower,
@@ -59,7 +69,11 @@ impl From<Record> for Daemon {
             options: record.options,
             marks: record.marks,
             whiteouts: record.whiteouts,
+            capabilities: record.capabilities,
+            no_new_privs: record.no_new_privs,
             version: record.version,
+            log: log.map(|path| exact(&path)),
+            requests,
         }
     }
 }
@@ -87,7 +101,7 @@ fn entry(mount: &Mount) -> Entry {
         driver: "fuse",
         source: exact(&mount.source),
         flags: shown(&mount.flags).to_string(),
-        daemon: record::find(mount.device).map(|found| found.record.into()),
+        daemon: record::find(mount.device).map(Daemon::from),
     }
 }
 
@@ -104,6 +118,18 @@ fn paragraph(entry: &Entry) -> String {
             }
             for lower in &daemon.lower {
                 let _infallible = writeln!(text, "  lower  {lower}");
+            }
+            for request in daemon.requests.iter().flatten() {
+                let InFlight { operation, seconds, .. } = request;
+                let path = request.path.as_deref().unwrap_or("an unknown path");
+                let layer = request.layer.as_deref().unwrap_or("an unknown layer");
+                let _infallible = writeln!(text, "  at work  {operation} of {path} ({layer}), {seconds} s");
+            }
+            if daemon.requests.is_none() {
+                text.push_str("  at work  it does not say\n");
+            }
+            if let Some(log) = &daemon.log {
+                let _infallible = writeln!(text, "  log  {log}");
             }
         }
         None => text.push_str(")\n  its daemon is gone or not yours\n"),

@@ -14,6 +14,9 @@ use std::time::Duration;
 /// How long to wait for a daemon to let go of its layers.
 const LETTING_GO: Duration = Duration::from_secs(60);
 
+/// How long to wait for one whose connection was ended: what it hangs at may hang for ever.
+const ABORTED: Duration = Duration::from_secs(5);
+
 /// Unmount an overlay and wait until its layers are free
 ///
 /// Exit status: 0 unmounted, 2 error.
@@ -22,6 +25,9 @@ pub(crate) struct UmountArgs {
     /// Take it out of the tree at once, even if it is in use; it ends with its last user
     #[arg(short, long)]
     lazy: bool,
+    /// End it at once even if its daemon hangs: whoever waits for it gets an error (needs root)
+    #[arg(long, conflicts_with = "lazy")]
+    abort: bool,
     /// Where it is mounted
     #[arg(value_name = "MERGED")]
     target: PathBuf,
@@ -46,10 +52,15 @@ pub(crate) fn run(args: &UmountArgs) -> Result<Exit, Failure> {
         ));
     }
     let daemon = record::find(mount.device);
-    let how = if args.lazy { Unmount::Detach } else { Unmount::WhenIdle };
+    let how = match (args.abort, args.lazy) {
+        (true, _) => Unmount::Abort,
+        (false, true) => Unmount::Detach,
+        (false, false) => Unmount::WhenIdle,
+    };
     unmount(&point, how).map_err(|errno| {
         let failure = Failure::path("unmount", &point, errno);
         match errno {
+            Errno::PERM if args.abort => failure.hint("only root may; end the daemon instead (kill -9)"),
             Errno::BUSY => failure.hint("close what uses it (fuser -vm shows who), or unmount with --lazy"),
             Errno::PERM => failure.hint("only who mounted it, or root, may unmount it"),
             _ => failure,
@@ -57,7 +68,7 @@ pub(crate) fn run(args: &UmountArgs) -> Result<Exit, Failure> {
     })?;
     if let Some(daemon) = daemon
         && !args.lazy
-        && !daemon.wait_until_gone(LETTING_GO)
+        && !daemon.wait_until_gone(if args.abort { ABORTED } else { LETTING_GO })
     {
         warn(format_args!("{}: unmounted, but its daemon has not let go of the layers yet", shown(&point)));
     }

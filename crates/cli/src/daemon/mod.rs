@@ -5,8 +5,10 @@
 //! child's exit status after the child has printed why not.
 
 pub(crate) mod notify;
+mod privileges;
 mod serve;
 mod signals;
+pub(crate) mod status;
 pub(crate) mod unmount;
 
 pub(crate) use serve::{serve_for_parent, serve_in_foreground};

@@ -1,6 +1,7 @@
 //! Mounting and serving.
 
-use super::{READY, notify, signals};
+use super::status::Socket;
+use super::{READY, notify, privileges, signals};
 use crate::error::Failure;
 use crate::mount::{Locks, Opened, Plan, Request, prepare};
 use crate::mountinfo;
@@ -15,17 +16,18 @@ use acetate_layer::{At, Layer, UpperLayer};
 use acetate_overlay::{Config, Index, Overlay, Redirects, Stack};
 use rustix::fs::{Mode, OFlags};
 use std::io::Write;
+use std::path::Path;
 
 /// Serves a mount for the parent that waits for it: says when it can be used, and lets go of the terminal.
 ///
 /// # Errors
 /// Why nothing was mounted; it is printed by the caller.
 pub(crate) fn serve_for_parent(request: &Request) -> Result<(), Failure> {
-    serve(request, || {
+    serve(request, |log| {
         let mut stdout = std::io::stdout();
         // A parent that is gone waits for nothing.
         let _nobody_waits = stdout.write_all(&[READY]).and_then(|()| stdout.flush());
-        detach();
+        detach(log);
     })
 }
 
@@ -35,13 +37,14 @@ pub(crate) fn serve_for_parent(request: &Request) -> Result<(), Failure> {
 /// Why nothing was mounted, or why serving ended.
 pub(crate) fn serve_in_foreground(request: &Request) -> Result<(), Failure> {
     let target = request.target.clone();
-    serve(request, move || {
+    serve(request, move |_| {
         note(format_args!("{}: mounted; Ctrl-C unmounts", shown(&target)));
         notify::ready(&format!("mounted at {}", shown(&target)));
     })
 }
 
-fn serve(request: &Request, ready: impl FnOnce()) -> Result<(), Failure> {
+/// `ready` is called once the mount can be used, with the path of the file that the daemon's words may go to.
+fn serve(request: &Request, ready: impl FnOnce(Option<&Path>)) -> Result<(), Failure> {
     acetate_sys::process::clear_umask();
     if let Err(errno) = acetate_sys::process::raise_nofile_limit() {
         warn(format_args!("limit of open files: {}", cause(errno)));
@@ -66,13 +69,16 @@ fn serve(request: &Request, ready: impl FnOnce()) -> Result<(), Failure> {
                 .hint("check that all layers can be read")
         })?
         .giving_up_when(connection.given_up());
+    let left = privileges::shed();
+    record.capabilities = left.capabilities;
+    record.no_new_privs = left.no_new_privs;
     signals::listen(target.path.clone())?;
     record.pid = std::process::id();
     // The mount table, not the mount: a daemon that asks its own mount waits for itself.
     let device = mountinfo::at(&target.path).ok().flatten().map(|mount| mount.device);
     device.inspect(|device| read_far_ahead(*device));
     let kept = device.and_then(|device| keep_record(device, &record));
-    let result = connection.serve(&overlay, |_| ready());
+    let result = serve_connection(connection, &overlay, kept.as_ref(), ready);
     mounted.done(&result);
     let end = finish(overlay, locks);
     drop(kept);
@@ -80,6 +86,32 @@ fn serve(request: &Request, ready: impl FnOnce()) -> Result<(), Failure> {
         Ok(Ended::Unmounted | Ended::Aborted) => end,
         Err(error) => Err(Failure::new(error, "the mount was ended; its upper layer is as it was left")),
     }
+}
+
+/// Serves the connection, and beside it those who ask for the requests in flight.
+fn serve_connection(
+    connection: Connection,
+    overlay: &Overlay<DirLayer>,
+    kept: Option<&record::Kept>,
+    ready: impl FnOnce(Option<&Path>),
+) -> Result<Ended, ServeError> {
+    let socket = kept.map(|kept| Socket::new(kept.socket())).transpose().unwrap_or_else(|error| {
+        warn(format_args!("acetate mounts will not show requests in flight: {error}"));
+        None
+    });
+    let log = kept.map(record::Kept::log);
+    let flights = connection.flights();
+    std::thread::scope(|scope| {
+        if let Some(socket) = &socket {
+            let answer = || socket.serve(overlay, &flights);
+            // Without it the requests are not shown, which is all.
+            let _shown =
+                std::thread::Builder::new().name("acetate-status".into()).spawn_scoped(scope, answer);
+        }
+        let result = connection.serve(overlay, |_| ready(log.as_deref()));
+        socket.iter().for_each(Socket::close);
+        result
+    })
 }
 
 /// A mount that is taken back unless it was served to its end.
@@ -105,6 +137,8 @@ impl Drop for Mounted {
 
 /// Lets go of the layers, then of the locks on them.
 fn finish(overlay: Overlay<DirLayer>, locks: Locks) -> Result<(), Failure> {
+    // The next mount sweeps what stays.
+    let _swept_later = overlay.clear_staging();
     drop(overlay);
     drop(locks);
     Ok(())
@@ -222,8 +256,9 @@ fn keep_record(device: (u32, u32), record: &Record) -> Option<record::Kept> {
     }
 }
 
-/// Lets go of the terminal, of the pipes of whoever waits, and of the directory that the command was called in.
-fn detach() {
+/// Lets go of the terminal, of the pipes of whoever waits, and of the directory that the command was called in. What is
+/// said from now on goes to the file `log`.
+fn detach(log: Option<&Path>) {
     // Each of these only makes the daemon more independent; it serves without them, too.
     let _leader_already = rustix::process::setsid();
     let _stays = rustix::process::chdir("/");
@@ -232,6 +267,11 @@ fn detach() {
         let _stay = rustix::stdio::dup2_stdin(&null);
         let _stay = rustix::stdio::dup2_stdout(&null);
         let _stay = rustix::stdio::dup2_stderr(&null);
+    }
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::APPEND | OFlags::CLOEXEC;
+    let flags = flags | OFlags::NOFOLLOW;
+    if let Some(Ok(log)) = log.map(|log| rustix::fs::open(log, flags, Mode::from_raw_mode(0o600))) {
+        let _stays = rustix::stdio::dup2_stderr(&log);
     }
 }
 

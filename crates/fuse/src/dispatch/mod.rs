@@ -1,5 +1,7 @@
 //! From a request to the engine's operation and from its result to the reply; one file a group of operations.
 
+#[cfg(test)]
+mod arbitrary;
 mod attr;
 mod dir;
 mod file;

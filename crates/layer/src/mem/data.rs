@@ -78,16 +78,20 @@ impl Data {
     /// Makes zeros of `len` bytes at `offset`, up to the end of the file: holes where whole blocks are covered.
     pub(super) fn zero(&mut self, offset: u64, len: u64) {
         let end = offset.saturating_add(len).min(self.size);
-        let mut at = offset;
-        while at < end {
-            let (index, start) = (at / BLOCK, at % BLOCK);
-            let part = (end - at).min(BLOCK - start);
-            if start == 0 && (part == BLOCK || end == self.size) {
+        if offset >= end {
+            return;
+        }
+        // Only blocks that are there: a file may be as large as numbers go.
+        let touched: Vec<u64> =
+            self.blocks.range(offset / BLOCK..=end / BLOCK).map(|(index, _)| *index).collect();
+        for index in touched {
+            let start = index * BLOCK;
+            let (from, to) = (offset.max(start), end.min(start + BLOCK));
+            if from == start && from < to && (to == start + BLOCK || to == self.size) {
                 self.blocks.remove(&index);
-            } else if let Some(block) = self.blocks.get_mut(&index) {
-                block[start as usize..(start + part) as usize].fill(0);
+            } else if let (true, Some(block)) = (from < to, self.blocks.get_mut(&index)) {
+                block[(from - start) as usize..(to - start) as usize].fill(0);
             }
-            at += part;
         }
     }
 

@@ -1,0 +1,99 @@
+//! The requests in flight, for `acetate mounts`: the daemon listens on a socket beside its record, and writes one JSON
+//! document to whoever connects. Only root and the user of the daemon can.
+
+use crate::out::exact;
+use acetate_fuse::Flights;
+use acetate_layer::UpperLayer;
+use acetate_overlay::Overlay;
+use rustix::net::Shutdown;
+use serde::{Deserialize, Serialize};
+use std::ffi::OsStr;
+use std::io::{self, Read, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// How long to wait for a daemon to say something: one that is stopped does not.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// A request in flight.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct InFlight {
+    /// The FUSE operation (`Read`).
+    pub(crate) operation: String,
+    /// A path of the object from the root of the mount, escaped as all paths are; `null` if it cannot be told.
+    pub(crate) path: Option<String>,
+    /// `upper` or `lower N`, 1 topmost; `null` if it cannot be told.
+    pub(crate) layer: Option<String>,
+    /// For how long, in seconds, rounded down.
+    pub(crate) seconds: u64,
+}
+
+/// A socket that is listened on; it goes when this is dropped.
+#[derive(Debug)]
+pub(super) struct Socket {
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+impl Socket {
+    /// Makes the socket, in place of one that a killed daemon has left.
+    ///
+    /// # Errors
+    /// If it cannot be made.
+    pub(super) fn new(path: PathBuf) -> io::Result<Socket> {
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let listener = UnixListener::bind(&path)?;
+        let socket = Socket { listener, path };
+        std::fs::set_permissions(&socket.path, std::fs::Permissions::from_mode(0o600))?;
+        Ok(socket)
+    }
+
+    /// Answers until [`close`](Self::close).
+    pub(super) fn serve<L: UpperLayer>(&self, overlay: &Overlay<L>, flights: &Flights) {
+        for stream in self.listener.incoming() {
+            let Ok(mut stream) = stream else { return };
+            let requests = flights.list().into_iter().map(|flight| {
+                let place = overlay.whereabouts(flight.node);
+                InFlight {
+                    operation: flight.operation,
+                    path: place.path.map(|path| exact(OsStr::from_bytes(&path))),
+                    layer: place.layer.map(|layer| layer.to_string()),
+                    seconds: flight.seconds,
+                }
+            });
+            let requests: Vec<InFlight> = requests.collect();
+            // Whoever asked may have gone away, or may not read.
+            let _nobody_reads = stream
+                .set_write_timeout(Some(PATIENCE))
+                .and_then(|()| stream.write_all(&serde_json::to_vec(&requests)?));
+        }
+    }
+
+    /// Ends [`serve`](Self::serve).
+    pub(super) fn close(&self) {
+        // Fails for a socket that is closed already.
+        let _closed = rustix::net::shutdown(&self.listener, Shutdown::Both);
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        // The next one takes its place.
+        let _stale_at_worst = std::fs::remove_file(&self.path);
+    }
+}
+
+/// Asks a daemon for its requests in flight; `None` if it does not answer, or not us.
+pub(crate) fn ask(path: &Path) -> Option<Vec<InFlight>> {
+    let mut stream = UnixStream::connect(path).ok()?;
+    stream.set_read_timeout(Some(PATIENCE)).ok()?;
+    let mut text = Vec::new();
+    stream.read_to_end(&mut text).ok()?;
+    serde_json::from_slice(&text).ok()
+}

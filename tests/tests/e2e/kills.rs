@@ -1,0 +1,48 @@
+//! The server killed, and its system calls failing, at some of the steps of every operation; `testkit kills` tries all.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use acetate_testkit::kills::{Plan, cli::OPTIONS, run};
+use acetate_testkit::need::{Need, have};
+use acetate_testkit::scratch::FsKind;
+use anyhow::{Result, ensure};
+
+/// Other points each time; the seed is printed.
+fn seed() -> Result<usize> {
+    Ok(SystemTime::now().duration_since(UNIX_EPOCH)?.subsec_nanos() as usize)
+}
+
+fn sweep(kills: bool, one_in: usize) -> Result<()> {
+    if !have("kills", &[Need::Root, Need::Fuse, Need::KernelOverlay])? {
+        return Ok(());
+    }
+    let seed = seed()?;
+    for options in OPTIONS {
+        let plan = Plan {
+            options: options.into(),
+            fs: Some(FsKind::Tmpfs),
+            kills,
+            failures: !kills,
+            one_in,
+            seed,
+            only: String::new(),
+            jobs: 2,
+        };
+        let report = run(&plan)?;
+        println!("options {options:?}, seed {seed}: {report}");
+        ensure!(report.wrong.is_empty(), "options {options:?}, seed {seed}: {report}");
+        let done = report.kills + report.failures;
+        ensure!(report.operations > 50 && done > 4 * report.missed, "too little: {report}");
+    }
+    Ok(())
+}
+
+#[test]
+fn killed_at_any_call_the_tree_is_the_old_or_the_new_one() -> Result<()> {
+    sweep(true, 15)
+}
+
+#[test]
+fn whichever_call_fails_the_tree_is_the_old_or_the_new_one() -> Result<()> {
+    sweep(false, 80)
+}
