@@ -14,6 +14,7 @@ mod merge;
 mod metacopy;
 mod node;
 mod op;
+mod order;
 mod origin;
 mod protect;
 mod redirect;
@@ -31,7 +32,7 @@ use acetate_layer::work::Staging;
 use acetate_layer::{At, FsId, Kind, Layer, UpperLayer};
 use error::Step;
 use node::{Lower, Node, Real, State};
-use parking_lot::Mutex;
+use order::{Mutex, rank};
 use std::collections::HashSet;
 use std::sync::Arc;
 
@@ -52,7 +53,7 @@ pub struct Overlay<L: UpperLayer> {
     /// Longest name that any layer can hold, in bytes.
     namelen: usize,
     /// Held by renames between directories, so that ancestry does not change under them.
-    renaming: Mutex<()>,
+    renaming: Mutex<(), { rank::RENAMING }>,
     changed: Box<dyn Fn(NodeId, Changed) + Send + Sync>,
     given_up: Box<dyn Fn() -> bool + Send + Sync>,
 }

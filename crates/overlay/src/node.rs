@@ -12,9 +12,9 @@
 
 use crate::NodeId;
 use crate::listing::Listing;
+use crate::order::{Mutex, RwLock, rank};
 use acetate_layer::mark::{ProtAttr, Redirect};
 use acetate_layer::{At, Kind, UpperLayer};
-use parking_lot::{Mutex, RwLock};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
@@ -218,15 +218,15 @@ pub(crate) type Children<L> = HashMap<Box<[u8]>, Weak<Node<L>>>;
 /// What only directories have.
 pub(crate) struct DirPart<L: UpperLayer> {
     /// Guards the names in the directory against changes.
-    pub ns: RwLock<()>,
+    pub ns: RwLock<(), { rank::NS }>,
     /// The nodes of names that the kernel has looked up.
-    pub children: Mutex<Children<L>>,
+    pub children: Mutex<Children<L>, { rank::LEAF }>,
     /// Held while a listing is read. Taken after `ns`, before `state`.
-    pub reading: Mutex<()>,
+    pub reading: Mutex<(), { rank::READING }>,
     /// The listing, and whether anything has changed since.
-    pub listing: Mutex<Remembered>,
+    pub listing: Mutex<Remembered, { rank::LEAF }>,
     /// The default ACL of the directory, once it has been read.
-    pub default_acl: Mutex<Option<Option<Arc<[u8]>>>>,
+    pub default_acl: Mutex<Option<Option<Arc<[u8]>>>, { rank::LEAF }>,
     /// The upper directory is known to be marked impure.
     pub impure: AtomicBool,
 }
@@ -238,9 +238,9 @@ pub(crate) struct Node<L: UpperLayer> {
     /// Its type; never changes.
     pub kind: Kind,
     /// What it is made of.
-    pub state: RwLock<State<L>>,
+    pub state: RwLock<State<L>, { rank::STATE }>,
     /// Held while it is copied up.
-    pub copy: Mutex<()>,
+    pub copy: Mutex<(), { rank::COPY }>,
     /// The object is in upper.
     pub in_upper: AtomicBool,
     /// So is its data: open files of it have to be opened anew.

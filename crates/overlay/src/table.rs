@@ -2,9 +2,9 @@
 
 use crate::handle::Handle;
 use crate::node::Node;
+use crate::order::{Mutex, rank};
 use crate::{HandleId, NodeId, OpError, Result};
 use acetate_layer::UpperLayer;
-use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
@@ -26,15 +26,15 @@ type ByLower<L> = HashMap<(u64, u64), Weak<Node<L>>>;
 
 /// Nodes by id, each with the number of references the kernel holds.
 pub(crate) struct NodeTable<L: UpperLayer> {
-    shards: [Mutex<HashMap<u64, Counted<L>>>; SHARDS],
+    shards: [Mutex<HashMap<u64, Counted<L>>, { rank::LEAF }>; SHARDS],
     root: Option<Arc<Node<L>>>,
     next: AtomicU64,
     /// Upper non-directories with several names, by real inode number: all names are one node.
-    linked: Mutex<HashMap<u64, Weak<Node<L>>>>,
+    linked: Mutex<HashMap<u64, Weak<Node<L>>>, { rank::LEAF }>,
     /// Files that are or will be indexed, by the device and inode number of the lower file.
-    shared: Mutex<ByLower<L>>,
+    shared: Mutex<ByLower<L>, { rank::LEAF }>,
     /// Directories by the device and inode number of their topmost lower part.
-    lower_dirs: Mutex<ByLower<L>>,
+    lower_dirs: Mutex<ByLower<L>, { rank::LEAF }>,
 }
 
 impl<L: UpperLayer> NodeTable<L> {
@@ -154,7 +154,7 @@ fn conflicts<L: UpperLayer>(a: &Node<L>, b: &Node<L>) -> bool {
 
 /// Open files and directories by id.
 pub(crate) struct HandleTable<L: UpperLayer> {
-    shards: [Mutex<HashMap<u64, Arc<Handle<L>>>>; SHARDS],
+    shards: [Mutex<HashMap<u64, Arc<Handle<L>>>, { rank::LEAF }>; SHARDS],
     next: AtomicU64,
 }
 

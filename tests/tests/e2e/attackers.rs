@@ -250,3 +250,27 @@ fn a_mount_that_hangs_is_shown_and_can_be_ended() -> Result<()> {
     ensure!(!acetate_testkit::driver::is_mounted(&stage.path("slow"))?);
     stage.umount()
 }
+
+/// Somebody removes the upper layer and the work directory under a mount: errors, and a clean end.
+#[test]
+fn without_its_upper_layer_a_mount_fails_and_ends_cleanly() -> Result<()> {
+    if !can("removed upper")? {
+        return Ok(());
+    }
+    let stage = Stage::new("removed-upper")?;
+    stage.mount(USUAL)?;
+    fs::write(stage.path("merged/new"), "new")?;
+    for dir in ["upper", "work"] {
+        fs::remove_dir_all(stage.path(dir))?;
+    }
+    let merged = stage.path("merged");
+    ensure!(fs::read(merged.join("a"))? == b"lower a", "what lies below can be read");
+    ensure!(fs::write(merged.join("other"), "x").is_err() && fs::create_dir(merged.join("dir")).is_err());
+    ensure!(fs::OpenOptions::new().append(true).open(merged.join("d/f")).is_err());
+    ensure!(fs::remove_file(merged.join("a")).is_err());
+    ensure!(fs::read(merged.join("a"))? == b"lower a");
+    stage.umount()?;
+    let again = stage.acetate(&["mount", "-o", USUAL, "merged"])?;
+    ensure!(again.status.code() == Some(2) && stderr(&again).contains("upper layer"), "{}", stderr(&again));
+    Ok(())
+}

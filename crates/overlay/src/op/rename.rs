@@ -14,7 +14,6 @@ use crate::{Changed, NodeId, Overlay, Redirects, RenameKind};
 use acetate_layer::mark::{self, Mark, Opaque};
 use acetate_layer::work::WhiteoutForm;
 use acetate_layer::{At, Errno, Kind, Owner, Rename, SetTime, SetXattr, UpperLayer};
-use parking_lot::RwLockWriteGuard;
 use std::sync::Arc;
 
 /// One side of a rename.
@@ -349,7 +348,7 @@ impl<L: UpperLayer> Overlay<L> {
     }
 }
 
-type StateGuard<'a, L> = RwLockWriteGuard<'a, State<L>>;
+type StateGuard<'a, L> = crate::order::Guard<parking_lot::RwLockWriteGuard<'a, State<L>>>;
 
 /// Locks the states of one or two different nodes, in the order of their ids.
 fn lock_states<'a, L: UpperLayer>(

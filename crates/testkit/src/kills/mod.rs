@@ -275,7 +275,8 @@ fn points<'a>(plan: &Plan, number: usize, case: &'a Case) -> Vec<Point<'a>> {
         }
     }
     let one_in = plan.one_in.max(1);
-    let chosen = |(at, point): (usize, Point<'a>)| ((at + number + plan.seed) % one_in == 0).then_some(point);
+    let chosen =
+        |(at, point): (usize, Point<'a>)| (at + number + plan.seed).is_multiple_of(one_in).then_some(point);
     points.into_iter().enumerate().filter_map(chosen).collect()
 }
 

@@ -147,7 +147,7 @@ pub fn large_directory(count: usize) -> Result<Large> {
         fs::remove_file(merged.join(format!("file-{number}")))?;
     }
     let (seen, second) = list()?;
-    let gone = |number: usize| number % count.div_ceil(1000) == 0;
+    let gone = |number: usize| number.is_multiple_of(count.div_ceil(1000));
     ensure!(seen.iter().enumerate().all(|(number, seen)| *seen != gone(number)), "a removed name is there");
     let holds = [before, served.holds()?];
     served.unmount()?;
