@@ -26,6 +26,15 @@ pub(crate) enum Io {
     Direct(u32),
 }
 
+/// How a file came to be open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Opened {
+    /// It was there before.
+    Existing,
+    /// It was created for it, and is empty.
+    New,
+}
+
 /// An open file, all of its handles.
 #[derive(Debug)]
 struct Open {
@@ -63,12 +72,16 @@ impl<'a> Files<'a> {
 
     /// Notes that a file was opened and decides how it is read and written; also whether the attributes that go with
     /// the answer stay valid.
+    ///
+    /// Those of a new file do, however it is open: no mapping can change an empty file, and what gives it a length
+    /// makes the kernel ask for its attributes or brings new ones.
     pub(crate) fn opened<L: UpperLayer>(
         &self,
         overlay: &Overlay<L>,
         node: NodeId,
         handle: HandleId,
         access: Access,
+        how: Opened,
     ) -> (Io, Valid) {
         let mut shard = self.shard(node).lock();
         let open = shard.entry(node.0).or_insert_with(|| Open {
@@ -86,8 +99,11 @@ impl<'a> Files<'a> {
         let first = open.mappable == 1;
         self.mappable.fetch_add(1, Ordering::SeqCst);
         drop(shard);
+        if how == Opened::New {
+            return (io, Valid::Always);
+        }
         if first {
-            // What the kernel remembers was to be valid for good. It does not know a node that is being created.
+            // What the kernel remembers was to be valid for good. It may have forgotten the node meanwhile.
             let _unknown = self.device.write(&changed(node, Changed::Attributes));
         }
         (io, Valid::Now)

@@ -73,6 +73,8 @@ features! {
     MaxPages = 22, "max_pages";
     /// Targets of symlinks are kept by the kernel.
     CacheSymlinks = 23, "cache_symlinks";
+    /// Directories are opened and closed without requests, once one was answered with `ENOSYS`.
+    NoOpenDirSupport = 24, "no_opendir_support";
     /// Cached pages stay until told otherwise.
     ExplicitInvalData = 25, "explicit_inval_data";
     /// Set-id bits are taken away here, when the kernel says so.
@@ -211,8 +213,10 @@ mod tests {
         assert_eq!(bytes.len(), 16 + 64);
         let word = |at: usize| u32::from_ne_bytes(bytes[at..at + 4].try_into().unwrap());
         // The numbers of linux/fuse.h.
-        let expected_low: u32 =
-            [0, 3, 5, 6, 13, 14, 15, 18, 20, 21, 22, 23, 25, 28, 29, 30].iter().map(|bit| 1u32 << bit).sum();
+        let expected_low: u32 = [0, 3, 5, 6, 13, 14, 15, 18, 20, 21, 22, 23, 24, 25, 28, 29, 30]
+            .iter()
+            .map(|bit| 1u32 << bit)
+            .sum();
         assert_eq!((word(16), word(20), word(24)), (MAJOR, MINOR, 131_072));
         assert_eq!(word(28), expected_low);
         assert_eq!((word(36), word(40)), (1 << 20, 1));

@@ -1,10 +1,12 @@
 //! The threads that read requests.
 //!
-//! One thread reads and answers; a second one that waits for requests too would cost each of them a wake-up on another
-//! processor. So a thread that comes back while another reads parks as a spare. A spare takes over when
+//! One thread reads and answers; a second one that waits for requests too costs each of them a wake-up on another
+//! processor, on most machines. So a thread that comes back while another reads parks as a spare. A spare takes over when
 //! - the reader says that its request may take long ([`Pool::let_another_read`]),
 //! - nobody reads and nothing has come back for [`TICK`] (a request takes long that nobody expected to),
 //! - requests are found waiting again and again: then more threads may read at a time.
+//!
+//! Whether one thread or two should wait for the requests of a single program is found out by trying ([`Trial`]).
 //!
 //! Handing over means to wake a parked thread, or to have the monitor start one, up to a limit. At the limit requests
 //! wait until a thread comes back. Every request leaves the count of readers before it is handled, and a thread parks
@@ -15,7 +17,7 @@ use parking_lot::{Condvar, Mutex};
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::thread::Scope;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How often the monitor looks whether somebody reads, while there are requests at all.
 const TICK: Duration = Duration::from_millis(2);
@@ -27,6 +29,15 @@ const SPARE_LIFE: Duration = Duration::from_secs(10);
 const QUEUED_SAMPLES: u32 = 4;
 /// So many samples in a row that find none take it back.
 const CALM_SAMPLES: u32 = 16;
+
+/// How many turns make a round of a trial.
+const ROUND_TURNS: u64 = 256;
+/// How many rounds are tried with each number of readers, by turns.
+const TRIED_ROUNDS: usize = 3;
+/// How many rounds follow the better one before both are tried again.
+const KEPT_ROUNDS: usize = 120;
+/// A round that takes longer than this was not filled with requests, and tells nothing.
+const LONGEST_ROUND: Duration = Duration::from_millis(200);
 
 /// What a thread does with the requests.
 pub(crate) trait Work: Sync {
@@ -78,8 +89,11 @@ pub(crate) struct Pool {
     monitor: Condvar,
     /// Threads that read, or are about to.
     reading: AtomicUsize,
-    /// How many may.
+    /// How many may: more than `wanted_readers` while requests queue.
     may_read: AtomicUsize,
+    /// How many may at least.
+    wanted_readers: AtomicUsize,
+    trial: Mutex<Trial>,
     /// Counts the turns that ended.
     turns: AtomicU64,
     monitor_sleeps: AtomicBool,
@@ -104,6 +118,8 @@ impl Pool {
             monitor: Condvar::new(),
             reading: AtomicUsize::new(0),
             may_read: AtomicUsize::new(1),
+            wanted_readers: AtomicUsize::new(1),
+            trial: Mutex::default(),
             turns: AtomicU64::new(0),
             monitor_sleeps: AtomicBool::new(false),
             ended: AtomicBool::new(false),
@@ -277,11 +293,27 @@ impl Pool {
     /// Ends a turn, with or without a request.
     fn leave_turn(&self) {
         self.reading.fetch_sub(1, Ordering::SeqCst);
-        self.turns.fetch_add(1, Ordering::SeqCst);
+        let turns = self.turns.fetch_add(1, Ordering::SeqCst) + 1;
+        if turns.is_multiple_of(ROUND_TURNS) && self.read_limit > 1 {
+            self.end_round();
+        }
         if self.monitor_sleeps.load(Ordering::SeqCst) {
             // Under the lock, so that the monitor waits by now or has yet to look at the turns.
             let _threads = self.threads.lock();
             self.monitor.notify_one();
+        }
+    }
+
+    /// Ends a round of the trial: the next one may be with another number of readers.
+    fn end_round(&self) {
+        let wanted = self.trial.lock().end_round(Instant::now());
+        let before = self.wanted_readers.swap(wanted, Ordering::SeqCst);
+        if wanted == before {
+            return;
+        }
+        self.may_read.store(wanted, Ordering::SeqCst);
+        if wanted > before {
+            self.wake_one();
         }
     }
 
@@ -298,8 +330,9 @@ impl Pool {
         }
         count.store(0, Ordering::Relaxed);
         let may_read = self.may_read.load(Ordering::SeqCst);
-        let change = if pending { may_read + 1 } else { may_read - 1 };
-        let change = change.clamp(1, self.read_limit);
+        let change = if pending { may_read + 1 } else { may_read.saturating_sub(1) };
+        let wanted = self.wanted_readers.load(Ordering::SeqCst);
+        let change = change.clamp(wanted, self.read_limit.max(wanted));
         // Samples of several threads may meet here; any of their wishes will do.
         self.may_read.store(change, Ordering::SeqCst);
         if pending {
@@ -313,6 +346,55 @@ impl Pool {
         let _threads = self.threads.lock();
         self.spares.notify_all();
         self.monitor.notify_all();
+    }
+}
+
+/// Finds out whether one thread or two should wait for requests while none queue.
+///
+/// One is the better choice where its program and it take turns on one processor: two would wake each other. But where
+/// processors are virtual, the scheduler of some kernels keeps the two on different ones for ever once they are, and
+/// each request and each answer has to wake a halted processor, 20 microseconds each time. Of two threads that take
+/// turns, one has slept long enough to be woken on the processor of the program. No interface tells which machine this
+/// is; the clock does.
+#[derive(Debug, Default)]
+struct Trial {
+    /// When the round began; `None` if none has.
+    since: Option<Instant>,
+    /// Which round it is.
+    round: usize,
+    /// How long the tried rounds took, with one reader and with two.
+    took: [Duration; 2],
+    two_are_better: bool,
+}
+
+impl Trial {
+    /// Learns from a round and begins the next one; returns how many readers that is for.
+    fn end_round(&mut self, now: Instant) -> usize {
+        let took = self.since.replace(now).map(|since| now.saturating_duration_since(since));
+        let Some(took) = took.filter(|took| *took <= LONGEST_ROUND) else {
+            // Nothing can be compared with a pause.
+            self.round = 0;
+            self.took = [Duration::ZERO; 2];
+            return self.readers();
+        };
+        if self.round < 2 * TRIED_ROUNDS {
+            self.took[self.round % 2] += took;
+        }
+        self.round += 1;
+        if self.round == 2 * TRIED_ROUNDS {
+            self.two_are_better = self.took[1] < self.took[0];
+        }
+        if self.round == 2 * TRIED_ROUNDS + KEPT_ROUNDS {
+            self.round = 0;
+            self.took = [Duration::ZERO; 2];
+        }
+        self.readers()
+    }
+
+    /// How many readers this round is for.
+    fn readers(&self) -> usize {
+        let two = if self.round < 2 * TRIED_ROUNDS { self.round % 2 == 1 } else { self.two_are_better };
+        if two { 2 } else { 1 }
     }
 }
 

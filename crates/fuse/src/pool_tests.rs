@@ -95,3 +95,38 @@ fn a_request_that_takes_long_unannounced_does_not_stop_the_others() {
     });
     assert_eq!(answered, 2);
 }
+
+/// How many readers each of the rounds is for, if one takes `one` and `two` milliseconds.
+fn tried(trial: &mut Trial, now: &mut Instant, rounds: usize, one: u64, two: u64) -> Vec<usize> {
+    let mut readers = Vec::new();
+    for _ in 0..rounds {
+        let took = if trial.readers() == 2 { two } else { one };
+        *now += Duration::from_millis(took);
+        readers.push(trial.end_round(*now));
+    }
+    readers
+}
+
+#[test]
+fn the_faster_number_of_readers_stays() {
+    let (mut trial, mut now) = (Trial::default(), Instant::now());
+    // The first round ends without having begun.
+    let first = tried(&mut trial, &mut now, 1 + 2 * TRIED_ROUNDS, 20, 10);
+    assert_eq!(first, [1, 2, 1, 2, 1, 2, 2]);
+    let kept = tried(&mut trial, &mut now, KEPT_ROUNDS, 20, 10);
+    assert_eq!(kept[..KEPT_ROUNDS - 1], [2; KEPT_ROUNDS - 1]);
+    // And again, now that one is faster.
+    assert_eq!(kept[KEPT_ROUNDS - 1], 1);
+    let again = tried(&mut trial, &mut now, 2 * TRIED_ROUNDS, 10, 20);
+    assert_eq!(again, [2, 1, 2, 1, 2, 1]);
+    assert_eq!(tried(&mut trial, &mut now, 5, 10, 20), [1; 5]);
+}
+
+#[test]
+fn a_pause_begins_the_trial_anew() {
+    let (mut trial, mut now) = (Trial::default(), Instant::now());
+    tried(&mut trial, &mut now, 4, 10, 20);
+    now += Duration::from_secs(5);
+    assert_eq!(trial.end_round(now), 1);
+    assert_eq!(tried(&mut trial, &mut now, 2 * TRIED_ROUNDS, 20, 10), [2, 1, 2, 1, 2, 2]);
+}

@@ -1,21 +1,12 @@
-//! Open files and directories.
+//! Open files. Directories are listed by node, without being opened.
 
 use crate::error::{OpError, Result, Step};
-use crate::listing::Listing;
 use crate::node::Node;
 use crate::{HandleId, OpenFlags, Overlay};
 use acetate_layer::{Access, Kind, UpperLayer};
-use parking_lot::{Mutex, RwLock};
+use parking_lot::RwLock;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-
-/// An open file or directory.
-pub(crate) enum Handle<L: UpperLayer> {
-    /// A regular file.
-    File(OpenFile<L>),
-    /// A directory.
-    Dir(OpenDir<L>),
-}
 
 /// An open regular file.
 pub(crate) struct OpenFile<L: UpperLayer> {
@@ -44,14 +35,6 @@ impl<L: UpperLayer> Clone for RealFile<L> {
     }
 }
 
-/// An open directory, with the listing it has begun to read.
-pub(crate) struct OpenDir<L: UpperLayer> {
-    /// The directory.
-    pub node: Arc<Node<L>>,
-    /// Kept until the reader starts again.
-    pub listing: Mutex<Option<Arc<Listing>>>,
-}
-
 impl<L: UpperLayer> OpenFile<L> {
     pub fn new(node: Arc<Node<L>>, flags: OpenFlags, real: RealFile<L>) -> OpenFile<L> {
         if flags.execute {
@@ -76,8 +59,8 @@ impl<L: UpperLayer> Drop for OpenFile<L> {
 }
 
 impl<L: UpperLayer> Overlay<L> {
-    /// An open file or directory.
-    pub(crate) fn handle(&self, id: HandleId) -> Result<Arc<Handle<L>>> {
+    /// An open file.
+    pub(crate) fn handle(&self, id: HandleId) -> Result<Arc<OpenFile<L>>> {
         self.handles.get(id).ok_or(OpError::Stale)
     }
 

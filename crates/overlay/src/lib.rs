@@ -200,6 +200,6 @@ impl<L: UpperLayer> Overlay<L> {
 pub struct Counts {
     /// Nodes that the kernel knows.
     pub nodes: usize,
-    /// Open files and directories.
+    /// Open files.
     pub handles: usize,
 }

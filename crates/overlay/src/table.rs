@@ -1,6 +1,6 @@
 //! The tables of nodes and open handles, in shards so that threads seldom meet.
 
-use crate::handle::Handle;
+use crate::handle::OpenFile;
 use crate::node::Node;
 use crate::order::{Mutex, rank};
 use crate::{HandleId, NodeId, OpError, Result};
@@ -152,9 +152,9 @@ fn conflicts<L: UpperLayer>(a: &Node<L>, b: &Node<L>) -> bool {
     }
 }
 
-/// Open files and directories by id.
+/// Open files by id.
 pub(crate) struct HandleTable<L: UpperLayer> {
-    shards: [Mutex<HashMap<u64, Arc<Handle<L>>>, { rank::LEAF }>; SHARDS],
+    shards: [Mutex<HashMap<u64, Arc<OpenFile<L>>>, { rank::LEAF }>; SHARDS],
     next: AtomicU64,
 }
 
@@ -163,17 +163,17 @@ impl<L: UpperLayer> HandleTable<L> {
         HandleTable { shards: std::array::from_fn(|_| Mutex::new(HashMap::new())), next: AtomicU64::new(1) }
     }
 
-    pub fn add(&self, handle: Handle<L>) -> HandleId {
+    pub fn add(&self, handle: OpenFile<L>) -> HandleId {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         self.shards[shard(id)].lock().insert(id, Arc::new(handle));
         HandleId(id)
     }
 
-    pub fn get(&self, id: HandleId) -> Option<Arc<Handle<L>>> {
+    pub fn get(&self, id: HandleId) -> Option<Arc<OpenFile<L>>> {
         self.shards[shard(id.0)].lock().get(&id.0).cloned()
     }
 
-    pub fn remove(&self, id: HandleId) -> Option<Arc<Handle<L>>> {
+    pub fn remove(&self, id: HandleId) -> Option<Arc<OpenFile<L>>> {
         self.shards[shard(id.0)].lock().remove(&id.0)
     }
 

@@ -11,7 +11,7 @@ impl NodeId {
     pub const ROOT: NodeId = NodeId(1);
 }
 
-/// Names an open file or directory.
+/// Names an open file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct HandleId(pub u64);
 

@@ -1,4 +1,4 @@
-//! Open directories and their listings.
+//! Listings of directories. Nothing depends on a directory being open: they are listed by node.
 
 use super::{Call, Failure};
 use crate::files::Files;
@@ -6,7 +6,7 @@ use crate::wire::flags::{FOPEN_CACHE_DIR, FOPEN_KEEP_CACHE};
 use crate::wire::input::Request;
 use crate::wire::output::{Listing, Reply};
 use acetate_layer::UpperLayer;
-use acetate_overlay::{HandleId, Overlay, Room};
+use acetate_overlay::{Overlay, Room};
 
 /// How the kernel treats an open directory: it keeps the listing, also for others who open the directory, until a name
 /// is added or removed through this mount or it is told otherwise.
@@ -19,22 +19,24 @@ pub(super) fn answer<L: UpperLayer>(
     reply: &mut Reply,
 ) -> Result<(), Failure> {
     match call.request {
-        Request::OpenDir => reply.open_out(overlay.opendir(call.node())?.0, DIR_FLAGS, 0),
+        // From then on the kernel opens and closes directories by itself, with those flags.
+        Request::OpenDir if call.opens_dirs_itself => return Err(Failure::NotOffered),
+        Request::OpenDir => reply.open_out(0, DIR_FLAGS, 0),
         Request::ReadDir(read) => {
             let limit = read.size as usize;
-            overlay.readdir(HandleId(read.handle), read.offset, &mut |item| {
+            overlay.readdir(call.node(), read.offset, &mut |item| {
                 room(reply.dirent(limit, &item, None, Listing::Plain))
             })?;
         }
         Request::ReadDirPlus(read) => {
             let limit = read.size as usize;
-            overlay.readdirplus(HandleId(read.handle), read.offset, &mut |item, entry| {
+            overlay.readdirplus(call.node(), read.offset, &mut |item, entry| {
                 let entry = entry.map(|entry| (entry, files.valid(entry.node)));
                 room(reply.dirent(limit, &item, entry, Listing::Plus))
             })?;
         }
-        Request::ReleaseDir { handle } => overlay.release(HandleId(handle)),
-        Request::FsyncDir { handle, data_only } => overlay.fsyncdir(HandleId(handle), data_only)?,
+        Request::ReleaseDir => {}
+        Request::FsyncDir { data_only } => overlay.fsyncdir(call.node(), data_only)?,
         _ => return Err(Failure::Internal),
     }
     Ok(())

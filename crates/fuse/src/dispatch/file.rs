@@ -1,7 +1,7 @@
 //! Open files and their content.
 
 use super::{Call, FMODE_EXEC, Failure, O_ACCMODE, O_APPEND, O_NOATIME, O_TRUNC};
-use crate::files::{Files, Io};
+use crate::files::{Files, Io, Opened};
 use crate::wire::flags::{
     FOPEN_KEEP_CACHE, FOPEN_NOFLUSH, FOPEN_PASSTHROUGH, OPEN_KILL_SUIDGID, WRITE_KILL_SUIDGID,
 };
@@ -30,7 +30,7 @@ pub(super) fn answer<L: UpperLayer>(
         Request::Open { flags, open_flags } => {
             let flags = how(flags, open_flags, call.header.gid);
             let handle = overlay.open(call.node(), flags)?;
-            let (io, _) = files.opened(overlay, call.node(), handle, flags.access);
+            let (io, _) = files.opened(overlay, call.node(), handle, flags.access, Opened::Existing);
             put_open(reply, handle, io);
         }
         Request::Create(create) => {
@@ -88,7 +88,7 @@ fn put_created<L: UpperLayer>(
     (entry, handle): &(Entry, HandleId),
     access: Access,
 ) {
-    let (io, valid) = files.opened(overlay, entry.node, *handle, access);
+    let (io, valid) = files.opened(overlay, entry.node, *handle, access, Opened::New);
     reply.entry_out(entry, valid);
     put_open(reply, *handle, io);
 }

@@ -10,7 +10,7 @@ mod namespace;
 mod xattr;
 
 use crate::files::Files;
-use crate::init::InForce;
+use crate::init::{Feature, InForce};
 use crate::wire::flags::fattr;
 use crate::wire::input::{Header, Malformed, Request, decode};
 use crate::wire::op::Op;
@@ -90,13 +90,19 @@ pub(crate) struct Call<'a> {
     header: Header,
     /// What is asked.
     request: Request<'a>,
+    /// The kernel can do without requests to open directories.
+    opens_dirs_itself: bool,
 }
 
 impl<'a> Call<'a> {
     /// Reads the body of a request.
     pub(crate) fn new(header: Header, body: &'a [u8], in_force: &InForce) -> Result<Call<'a>, Failure> {
         let op = Op::from_number(header.opcode).ok_or(Failure::NotOffered)?;
-        Ok(Call { header, request: decode(op, body, in_force.setxattr_form())? })
+        Ok(Call {
+            header,
+            request: decode(op, body, in_force.setxattr_form())?,
+            opens_dirs_itself: in_force.has(Feature::NoOpenDirSupport),
+        })
     }
 
     /// The node that it is about.
@@ -182,7 +188,7 @@ pub(crate) fn dispatch<L: UpperLayer>(
         Request::OpenDir
         | Request::ReadDir(_)
         | Request::ReadDirPlus(_)
-        | Request::ReleaseDir { .. }
+        | Request::ReleaseDir
         | Request::FsyncDir { .. } => dir::answer(overlay, files, call, reply)?,
         Request::SetXattr { .. }
         | Request::GetXattr { .. }

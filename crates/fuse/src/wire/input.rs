@@ -220,15 +220,12 @@ pub(crate) enum Request<'a> {
         data_only: bool,
     },
     FsyncDir {
-        handle: u64,
         data_only: bool,
     },
     OpenDir,
     ReadDir(ReadIn),
     ReadDirPlus(ReadIn),
-    ReleaseDir {
-        handle: u64,
-    },
+    ReleaseDir,
     StatFs,
     SetXattr {
         name: &'a [u8],
@@ -415,8 +412,8 @@ fn handle(op: Op, mut rest: Rest<'_>) -> Result<Request<'_>, Malformed> {
     let data_only = flags & FSYNC_FDATASYNC != 0;
     Ok(match op {
         Op::Fsync => Request::Fsync { handle, data_only },
-        Op::FsyncDir => Request::FsyncDir { handle, data_only },
-        Op::ReleaseDir => Request::ReleaseDir { handle },
+        Op::FsyncDir => Request::FsyncDir { data_only },
+        Op::ReleaseDir => Request::ReleaseDir,
         _ => Request::Release { handle, flags },
     })
 }

@@ -21,6 +21,7 @@ const GETXATTR: u32 = 22;
 const INIT: u32 = 26;
 const OPENDIR: u32 = 27;
 const READDIR: u32 = 28;
+const RELEASEDIR: u32 = 29;
 const ACCESS: u32 = 34;
 const IOCTL: u32 = 39;
 const BATCH_FORGET: u32 = 42;
@@ -91,8 +92,14 @@ impl Kernel {
         Err(Errno::from_raw_os_error(-error))
     }
 
+    /// Offers everything.
     fn shake_hands(&self) {
-        let offer = [U32(7), U32(45), U32(131_072), U32(u32::MAX), U32(u32::MAX), Bytes(&[0; 44])];
+        self.shake_hands_offering(u32::MAX);
+    }
+
+    /// Offers these features of the first word, and all of the second.
+    fn shake_hands_offering(&self, features: u32) {
+        let offer = [U32(7), U32(45), U32(131_072), U32(features), U32(u32::MAX), Bytes(&[0; 44])];
         let reply = self.ask(INIT, 0, &offer).unwrap();
         assert_eq!(reply.len(), 64);
         assert_eq!(reply[..12], lay_out(&[U32(7), U32(45), U32(131_072)])[..]);
@@ -268,12 +275,12 @@ fn attributes_flags_and_links() {
 fn a_listing_has_all_entries_once() {
     converse(|kernel, _| {
         kernel.shake_hands();
-        let opened = kernel.ask(OPENDIR, 1, &[U32(0), U32(0)]).unwrap();
-        let handle = u64::from_ne_bytes(opened[..8].try_into().unwrap());
+        // The kernel opens directories by itself from now on.
+        assert_eq!(kernel.ask(OPENDIR, 1, &[U32(0), U32(0)]), Err(Errno::NOSYS));
         // Room for one entry at a time: each is 32 bytes long.
         let (mut offset, mut names) = (0, Vec::new());
         loop {
-            let read_in = [U64(handle), U64(offset), U32(40), U32(0), U64(0), U32(0), U32(0)];
+            let read_in = [U64(0), U64(offset), U32(40), U32(0), U64(0), U32(0), U32(0)];
             let entry = kernel.ask(READDIR, 1, &read_in).unwrap();
             if entry.is_empty() {
                 break;
@@ -287,6 +294,21 @@ fn a_listing_has_all_entries_once() {
         names.sort();
         let expected = [(&b"."[..], 4), (b"..", 4), (b"file", 8), (b"link", 10)];
         assert_eq!(names, expected.map(|(name, kind)| (name.to_vec(), kind)));
+    })
+    .unwrap();
+}
+
+/// A kernel that does not say what it makes of `ENOSYS` would take it for an error.
+#[test]
+fn directories_are_opened_for_old_kernels() {
+    converse(|kernel, _| {
+        const NO_OPENDIR_SUPPORT: u32 = 1 << 24;
+        kernel.shake_hands_offering(!NO_OPENDIR_SUPPORT);
+        let keep_listings = U32(1 << 1 | 1 << 3);
+        let opened = kernel.ask(OPENDIR, 1, &[U32(0), U32(0)]);
+        assert_eq!(opened, Ok(lay_out(&[U64(0), keep_listings, U32(0)])));
+        let release = [U64(0), U32(0), U32(0), U64(0)];
+        assert_eq!(kernel.ask(RELEASEDIR, 1, &release), Ok(Vec::new()));
     })
     .unwrap();
 }

@@ -2,7 +2,6 @@
 
 use crate::copyup::Data;
 use crate::error::{OpError, Result, Step};
-use crate::handle::Handle;
 use crate::node::Node;
 use crate::protect::{self, Change};
 use crate::{Attr, Caller, Changed, HandleId, NodeId, Overlay, SetAttr};
@@ -109,11 +108,9 @@ impl<L: UpperLayer> Overlay<L> {
 
     /// Truncates through the open file if there is one: it may be allowed where the mode says no.
     fn set_size(&self, upper: &L, node: &Arc<Node<L>>, handle: Option<HandleId>, size: u64) -> Result<()> {
-        if let Some(id) = handle
-            && let Handle::File(open) = &*self.handle(id)?
-            && open.access != acetate_layer::Access::Read
-        {
-            let real = self.real_file(open)?;
+        let open = handle.map(|id| self.handle(id)).transpose()?;
+        if let Some(open) = open.filter(|open| open.access != acetate_layer::Access::Read) {
+            let real = self.real_file(&open)?;
             return upper.set_len(At::Open(real.file.as_ref()), size).step("set the size");
         }
         let state = node.state.read();

@@ -5,7 +5,7 @@
 //! whiteout.
 
 use crate::error::{OpError, Result, Step};
-use crate::handle::{Handle, OpenFile, RealFile};
+use crate::handle::{OpenFile, RealFile};
 use crate::node::{Node, Place, Real, State};
 use crate::protect::{self, Change};
 use crate::{Attr, Caller, Entry, HandleId, NodeId, OpenFlags, Overlay};
@@ -58,7 +58,7 @@ impl<L: UpperLayer> Overlay<L> {
             None => return Err(OpError::Stale),
         };
         let real = RealFile { file: Arc::new(file), lower: None };
-        let handle = self.handles.add(Handle::File(OpenFile::new(node.clone(), flags, real)));
+        let handle = self.handles.add(OpenFile::new(node.clone(), flags, real));
         self.nodes.refer(&node);
         Ok((Entry { node: node.id, attr }, handle))
     }
@@ -89,7 +89,7 @@ impl<L: UpperLayer> Overlay<L> {
         state.upper = Some(Real::Held(file.clone()));
         let node = Arc::new(Node::new(self.nodes.fresh_id(), Kind::File, state));
         let real = RealFile { file, lower: None };
-        let handle = self.handles.add(Handle::File(OpenFile::new(node.clone(), flags, real)));
+        let handle = self.handles.add(OpenFile::new(node.clone(), flags, real));
         self.nodes.refer(&node);
         Ok((Entry { node: node.id, attr: self.attr_of(&node, &stat) }, handle))
     }

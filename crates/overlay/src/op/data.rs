@@ -1,8 +1,8 @@
 //! Operations on the data of open files.
 
 use crate::error::{OpError, Result, Step};
-use crate::handle::{Handle, OpenFile, RealFile};
-use crate::{Durability, HandleId, Overlay};
+use crate::handle::{OpenFile, RealFile};
+use crate::{Durability, HandleId, NodeId, Overlay};
 use acetate_layer::{Access, At, Seek, UpperLayer};
 use std::os::fd::BorrowedFd;
 
@@ -13,13 +13,9 @@ impl<L: UpperLayer> Overlay<L> {
         id: HandleId,
         act: impl FnOnce(&OpenFile<L>, RealFile<L>) -> Result<T>,
     ) -> Result<T> {
-        match &*self.handle(id)? {
-            Handle::File(open) => {
-                let real = self.real_file(open)?;
-                act(open, real)
-            }
-            Handle::Dir(_) => Err(OpError::IsDir),
-        }
+        let open = self.handle(id)?;
+        let real = self.real_file(&open)?;
+        act(&open, real)
     }
 
     /// As `with_file`, for files open for writing.
@@ -39,11 +35,8 @@ impl<L: UpperLayer> Overlay<L> {
     /// Runs `act` on the descriptor of the real file behind an open file, if that file is the node's for good: it is
     /// in upper, so that no copy-up replaces it.
     pub fn with_fixed_file<T>(&self, handle: HandleId, act: impl FnOnce(BorrowedFd<'_>) -> T) -> Option<T> {
-        let handle = self.handle(handle).ok()?;
-        let Handle::File(open) = &*handle else {
-            return None;
-        };
-        let real = self.real_file(open).ok().filter(|real| real.lower.is_none())?;
+        let open = self.handle(handle).ok()?;
+        let real = self.real_file(&open).ok().filter(|real| real.lower.is_none())?;
         self.upper_layer().ok()?.descriptor(&real.file).map(act)
     }
 
@@ -133,15 +126,12 @@ impl<L: UpperLayer> Overlay<L> {
     ///
     /// # Errors
     /// [`OpError::Layer`].
-    pub fn fsyncdir(&self, handle: HandleId, data_only: bool) -> Result<()> {
+    pub fn fsyncdir(&self, node: NodeId, data_only: bool) -> Result<()> {
         if self.config.durability == Durability::Nothing {
             return Ok(());
         }
-        let handle = self.handle(handle)?;
-        let Handle::Dir(open) = &*handle else {
-            return Err(OpError::NotDir);
-        };
-        let state = open.node.state.read();
+        let node = self.dir(node)?;
+        let state = node.state.read();
         match &state.upper {
             Some(real) => self.upper_layer()?.sync(real.at(), data_only).step("sync a directory"),
             None => Ok(()),

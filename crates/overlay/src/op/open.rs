@@ -2,12 +2,11 @@
 
 use crate::copyup::Data;
 use crate::error::{OpError, Result, Step};
-use crate::handle::{Handle, OpenDir, OpenFile};
+use crate::handle::OpenFile;
 use crate::node::Node;
 use crate::protect::{self, Change};
 use crate::{HandleId, NodeId, OpenFlags, Overlay};
 use acetate_layer::{Access, At, Kind, UpperLayer};
-use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -20,7 +19,7 @@ impl<L: UpperLayer> Overlay<L> {
     pub fn open(&self, node: NodeId, flags: OpenFlags) -> Result<HandleId> {
         let node = self.node(node)?;
         let handle = self.open_node(&node, flags)?;
-        Ok(self.handles.add(Handle::File(handle)))
+        Ok(self.handles.add(handle))
     }
 
     fn open_node(&self, node: &Arc<Node<L>>, flags: OpenFlags) -> Result<OpenFile<L>> {
@@ -55,24 +54,12 @@ impl<L: UpperLayer> Overlay<L> {
         Ok(OpenFile::new(node.clone(), flags, real))
     }
 
-    /// Opens a directory.
-    ///
-    /// # Errors
-    /// [`OpError::NotDir`].
-    pub fn opendir(&self, node: NodeId) -> Result<HandleId> {
-        let node = self.dir(node)?;
-        Ok(self.handles.add(Handle::Dir(OpenDir { node, listing: Mutex::new(None) })))
-    }
-
-    /// Closes a file or directory. Unknown handles are ignored: nobody waits for an answer.
+    /// Closes a file. Unknown handles are ignored: nobody waits for an answer.
     pub fn release(&self, handle: HandleId) {
         let Some(handle) = self.handles.remove(handle) else {
             return;
         };
-        let node = match &*handle {
-            Handle::File(open) => open.node.clone(),
-            Handle::Dir(open) => open.node.clone(),
-        };
+        let node = handle.node.clone();
         drop(handle);
         self.release_node(node);
     }

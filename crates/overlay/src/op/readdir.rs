@@ -1,10 +1,9 @@
 //! readdir, with and without attributes.
 
-use crate::error::{OpError, Result};
-use crate::handle::{Handle, OpenDir};
+use crate::error::Result;
 use crate::listing::{ListEntry, Listing};
 use crate::node::Node;
-use crate::{Attr, Changed, DirItem, Entry, HandleId, Overlay, Room};
+use crate::{Attr, Changed, DirItem, Entry, NodeId, Overlay, Room};
 use acetate_layer::mark::Mark;
 use acetate_layer::{Kind, UpperLayer};
 use std::sync::Arc;
@@ -14,18 +13,18 @@ use std::sync::atomic::Ordering;
 const FIRST_ENTRY: u64 = 2;
 
 impl<L: UpperLayer> Overlay<L> {
-    /// Lists a directory from `offset` on until `sink` is full. A listing that has begun stays as it is until the
-    /// reader goes back to offset 0.
+    /// Lists a directory from `offset` on until `sink` is full. Whoever goes on at an offset may still get what the
+    /// directory held when a reader last began; each name that has been there all the time comes exactly once.
     ///
     /// # Errors
-    /// [`OpError::Layer`].
+    /// [`OpError::NotDir`], [`OpError::Layer`].
     pub fn readdir(
         &self,
-        handle: HandleId,
+        node: NodeId,
         offset: u64,
         sink: &mut dyn FnMut(DirItem<'_>) -> Room,
     ) -> Result<()> {
-        self.list_from(handle, offset, &mut |item, _| sink(item), Plus::No)
+        self.list_from(node, offset, &mut |item, _| sink(item), Plus::No)
     }
 
     /// As [`Overlay::readdir`], and looks each entry up. An entry counts as a lookup if `sink` takes it. There is no
@@ -35,34 +34,31 @@ impl<L: UpperLayer> Overlay<L> {
     /// [`OpError::Layer`].
     pub fn readdirplus(
         &self,
-        handle: HandleId,
+        node: NodeId,
         offset: u64,
         sink: &mut dyn FnMut(DirItem<'_>, Option<&Entry>) -> Room,
     ) -> Result<()> {
-        self.list_from(handle, offset, sink, Plus::Yes)
+        self.list_from(node, offset, sink, Plus::Yes)
     }
 
     fn list_from(
         &self,
-        handle: HandleId,
+        node: NodeId,
         offset: u64,
         sink: &mut dyn FnMut(DirItem<'_>, Option<&Entry>) -> Room,
         plus: Plus,
     ) -> Result<()> {
-        let handle = self.handle(handle)?;
-        let Handle::Dir(open) = &*handle else {
-            return Err(OpError::NotDir);
+        let node = self.dir(node)?;
+        let Some(listing) = self.listing_at(&node, offset)? else {
+            // A removed directory holds nothing.
+            let _end = dots(&node, offset, sink);
+            return Ok(());
         };
-        let listing = self.begin(open, offset)?;
         if listing.impure {
-            self.drop_needless_impure(&open.node, &listing)?;
+            self.drop_needless_impure(&node, &listing)?;
         }
-        let (own, parent) = dot_numbers(&open.node);
-        for (position, name, ino) in [(0, &b"."[..], own), (1, &b".."[..], parent)] {
-            let item = DirItem { name, ino, kind: Kind::Dir, next: position + 1 };
-            if offset <= position && sink(item, None) == Room::Full {
-                return Ok(());
-            }
+        if dots(&node, offset, sink) == Room::Full {
+            return Ok(());
         }
         let from = offset.saturating_sub(FIRST_ENTRY);
         let first = listing.entries.partition_point(|entry| entry.position < from);
@@ -71,7 +67,7 @@ impl<L: UpperLayer> Overlay<L> {
                 continue;
             }
             let next = entry.position + FIRST_ENTRY + 1;
-            if self.emit(&open.node, &listing, entry, next, sink, plus)? == Room::Full {
+            if self.emit(&node, &listing, entry, next, sink, plus)? == Room::Full {
                 return Ok(());
             }
         }
@@ -133,30 +129,26 @@ impl<L: UpperLayer> Overlay<L> {
         self.child_with_attr(dir, &entry.name, layer.map(|layer| (layer, listing.as_of)))
     }
 
-    /// The listing that a reader at `offset` works on.
-    fn begin(&self, open: &OpenDir<L>, offset: u64) -> Result<Arc<Listing>> {
-        let mut kept = open.listing.lock();
+    /// The listing that a reader at `offset` works on; `None` for a removed directory. Whoever goes on is content with
+    /// the last one: to read a large directory anew for each part of its listing while it is being emptied would take
+    /// quadratic time.
+    fn listing_at(&self, node: &Arc<Node<L>>, offset: u64) -> Result<Option<Arc<Listing>>> {
+        if node.id != NodeId::ROOT && node.state.read().places.is_empty() {
+            return Ok(None);
+        }
+        let part = node.as_dir()?;
         if offset > 0
-            && let Some(listing) = &*kept
+            && let Some(listing) = &part.listing.lock().last
         {
-            return Ok(listing.clone());
+            return Ok(Some(listing.clone()));
         }
-        if open.node.id != crate::NodeId::ROOT && open.node.state.read().places.is_empty() {
-            // A removed directory shows nothing.
-            let empty =
-                Arc::new(Listing { entries: Vec::new(), impure: false, merged: false, as_of: 0, end: 0 });
-            *kept = Some(empty.clone());
-            return Ok(empty);
-        }
-        let _names = open.node.as_dir()?.ns.read();
-        let listing = self.listing(&open.node)?;
-        *kept = Some(listing.clone());
-        Ok(listing)
+        let _names = part.ns.read();
+        self.listing(node).map(Some)
     }
 
     /// Takes the impure mark from a plain upper directory in which every number is its own.
     fn drop_needless_impure(&self, dir: &Arc<Node<L>>, listing: &Listing) -> Result<()> {
-        if !dir.state.read().lowers.is_empty() || dir.id == crate::NodeId::ROOT {
+        if !dir.state.read().lowers.is_empty() || dir.id == NodeId::ROOT {
             return Ok(());
         }
         let _names = dir.as_dir()?.ns.read();
@@ -186,6 +178,22 @@ impl<L: UpperLayer> Overlay<L> {
 enum Plus {
     Yes,
     No,
+}
+
+/// Lists `.` and `..`.
+fn dots<L: UpperLayer>(
+    dir: &Node<L>,
+    offset: u64,
+    sink: &mut dyn FnMut(DirItem<'_>, Option<&Entry>) -> Room,
+) -> Room {
+    let (own, parent) = dot_numbers(dir);
+    for (position, name, ino) in [(0, &b"."[..], own), (1, &b".."[..], parent)] {
+        let item = DirItem { name, ino, kind: Kind::Dir, next: position + 1 };
+        if offset <= position && sink(item, None) == Room::Full {
+            return Room::Full;
+        }
+    }
+    Room::Taken
 }
 
 /// The inode numbers of `.` and `..`.

@@ -349,15 +349,13 @@ impl Engine {
     }
 
     fn names(&self, node: NodeId) -> Result<BTreeMap<Vec<u8>, Kind>, Errno> {
-        let handle = self.overlay.opendir(node).map_err(errno)?;
         let mut names = BTreeMap::new();
-        let listed = self.overlay.readdir(handle, 0, &mut |item| {
+        let listed = self.overlay.readdir(node, 0, &mut |item| {
             if !matches!(item.name, b"." | b"..") {
                 assert_eq!(names.insert(item.name.to_vec(), item.kind), None, "listed twice");
             }
             Room::Taken
         });
-        self.overlay.release(handle);
         listed.map(|()| names).map_err(errno)
     }
 

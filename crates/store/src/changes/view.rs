@@ -239,8 +239,6 @@ impl<'a> View for &'a Merged {
     }
 
     fn names(&self, dir: &MergedNode<'a>) -> Answer<Vec<Vec<u8>>> {
-        let id = self.overlay.opendir(dir.id).map_err(errno)?;
-        let open = MergedOpen { overlay: &self.overlay, id };
         let mut names = Vec::new();
         let mut take = |item: acetate_overlay::DirItem<'_>| {
             if !matches!(item.name, b"." | b"..") {
@@ -248,7 +246,7 @@ impl<'a> View for &'a Merged {
             }
             Room::Taken
         };
-        self.overlay.readdir(open.id, 0, &mut take).map_err(errno)?;
+        self.overlay.readdir(dir.id, 0, &mut take).map_err(errno)?;
         names.sort();
         Ok(names)
     }
