@@ -141,7 +141,12 @@ mod tests {
 
     #[test]
     fn sources_are_escaped() {
-        let spec = MountSpec { source: b"a,b\\c".to_vec(), flags: MountFlags::RDONLY, allow_other: true };
+        let spec = MountSpec {
+            source: b"a,b\\c".to_vec(),
+            flags: MountFlags::RDONLY,
+            allow_other: true,
+            ..MountSpec::default()
+        };
         let expected = "default_permissions,subtype=acetate,fsname=a\\,b\\\\c,ro,allow_other";
         assert_eq!(options(&spec), expected);
     }

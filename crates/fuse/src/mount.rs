@@ -23,11 +23,18 @@ pub struct MountSpec {
     /// Users other than the mounter may look at the mount. Always so for root; an ordinary user needs
     /// `user_allow_other` in /etc/fuse.conf.
     pub allow_other: bool,
+    /// SELinux labels, as words for mount(2) (`context="..."`). They take the right to mount.
+    pub labels: Vec<Vec<u8>>,
 }
 
 impl Default for MountSpec {
     fn default() -> Self {
-        MountSpec { source: SUBTYPE.into(), flags: MountFlags::empty(), allow_other: false }
+        MountSpec {
+            source: SUBTYPE.into(),
+            flags: MountFlags::empty(),
+            allow_other: false,
+            labels: Vec::new(),
+        }
     }
 }
 
@@ -61,13 +68,18 @@ pub(crate) fn mount(target: &Path, spec: &MountSpec) -> Result<OwnedFd, MountErr
     } else {
         "default_permissions"
     };
+    let mut options = options.as_bytes().to_vec();
+    for label in &spec.labels {
+        options.push(b',');
+        options.extend_from_slice(label);
+    }
     let fstype = format!("fuse.{SUBTYPE}");
     let result = mount_fuse(&FuseMount {
         device: device.as_fd(),
         fstype: fstype.as_bytes(),
         source: &spec.source,
         target,
-        options: options.as_bytes(),
+        options: &options,
         flags: spec.flags,
     });
     match result {

@@ -101,6 +101,23 @@ impl Acl {
         value
     }
 
+    /// The list with the ids of users and groups changed; `None` if one of them has no counterpart.
+    pub fn with_ids(
+        &self,
+        user: impl Fn(u32) -> Option<u32>,
+        group: impl Fn(u32) -> Option<u32>,
+    ) -> Option<Acl> {
+        let change = |entry: &Entry| {
+            let tag = match entry.tag {
+                Tag::User(id) => Tag::User(user(id)?),
+                Tag::Group(id) => Tag::Group(group(id)?),
+                other => other,
+            };
+            Some(Entry { tag, perm: entry.perm })
+        };
+        Some(Acl { entries: self.entries.iter().map(change).collect::<Option<Vec<_>>>()? })
+    }
+
     /// The entries in order.
     pub fn entries(&self) -> &[Entry] {
         &self.entries

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use crate::mark::Digest;
 use crate::{
     Access, At, Errno, FsId, Handle, Kind, Layer, Owner, RawEntry, Rdev, Rename, Result, Seek, SetTime,
     SetXattr, Stat, StatFs, UpperLayer,
@@ -213,6 +214,10 @@ impl<L: Layer> Layer for Fault<L> {
         self.read("inode_flags")?.inode_flags(Self::at(at))
     }
 
+    fn verity(&self, file: &L::File) -> Result<Option<Digest>> {
+        self.read("verity")?.verity(file)
+    }
+
     fn handle(&self, at: At<'_, Self>) -> Result<Option<Handle>> {
         self.read("handle")?.handle(Self::at(at))
     }
@@ -303,6 +308,17 @@ impl<L: UpperLayer> UpperLayer for Fault<L> {
         self.change("set_owner")?.set_owner(Self::at(at), uid, gid)
     }
 
+    fn copy_owner(
+        &self,
+        at: At<'_, Self>,
+        made: &Stat,
+        layer: &Self,
+        from: At<'_, Self>,
+        stat: &Stat,
+    ) -> Result<bool> {
+        self.change("set_owner")?.copy_owner(Self::at(at), made, &layer.inner, Self::at(from), stat)
+    }
+
     fn set_times(&self, at: At<'_, Self>, atime: SetTime, mtime: SetTime) -> Result<()> {
         self.change("set_times")?.set_times(Self::at(at), atime, mtime)
     }
@@ -325,6 +341,10 @@ impl<L: UpperLayer> UpperLayer for Fault<L> {
 
     fn put_data_first(&self, file: &Self::File) -> Result<()> {
         self.change("put_data_first")?.put_data_first(file)
+    }
+
+    fn failed_writes(&self, file: &Self::File) -> Result<()> {
+        self.change("failed_writes")?.failed_writes(file)
     }
 
     fn sync_fs(&self) -> Result<()> {

@@ -12,6 +12,7 @@ pub mod fault;
 pub mod mark;
 pub mod mem;
 mod types;
+pub mod view;
 pub mod work;
 
 pub use acetate_sys::Errno;
@@ -54,6 +55,12 @@ pub trait Layer: Send + Sync + Sized + 'static {
     /// Calls `each` for every entry of `dir` except `.` and `..`, in the filesystem's order.
     fn list(&self, dir: &Self::Dir, each: &mut dyn FnMut(RawEntry<'_>)) -> Result<()>;
 
+    /// Whether whiteouts are hidden in every listing of this layer. Else they are shown where nothing lies below, as
+    /// the kernel's overlayfs shows them.
+    fn hides_whiteouts(&self) -> bool {
+        false
+    }
+
     /// The target of a symlink.
     fn read_link(&self, at: At<'_, Self>) -> Result<Vec<u8>>;
 
@@ -90,6 +97,11 @@ pub trait Layer: Send + Sync + Sized + 'static {
 
     /// The inode flags of FS_IOC_GETFLAGS. `EOPNOTSUPP` or `ENOTTY` where the filesystem has none.
     fn inode_flags(&self, at: At<'_, Self>) -> Result<u32>;
+
+    /// What fs-verity says of the content of a file, open for reading; `None` if it says nothing.
+    fn verity(&self, _file: &Self::File) -> Result<Option<mark::Digest>> {
+        Ok(None)
+    }
 
     /// The filesystem's handle of an object, `None` where it has none (name_to_handle_at(2)).
     fn handle(&self, at: At<'_, Self>) -> Result<Option<Handle>>;
@@ -177,6 +189,24 @@ pub trait UpperLayer: Layer {
     /// Sets owner and group; `None` leaves as is.
     fn set_owner(&self, at: At<'_, Self>, uid: Option<u32>, gid: Option<u32>) -> Result<()>;
 
+    /// Gives a copy, which was `made` so, the owner of the object `from` of the layer `layer`, whose attributes are
+    /// `stat`. Returns whether that changed anything.
+    fn copy_owner(
+        &self,
+        at: At<'_, Self>,
+        made: &Stat,
+        _layer: &Self,
+        _from: At<'_, Self>,
+        stat: &Stat,
+    ) -> Result<bool> {
+        let uid = (made.uid != stat.uid).then_some(stat.uid);
+        let gid = (made.gid != stat.gid).then_some(stat.gid);
+        if uid.is_none() && gid.is_none() {
+            return Ok(false);
+        }
+        self.set_owner(at, uid, gid).map(|()| true)
+    }
+
     /// Sets access and modification time.
     fn set_times(&self, at: At<'_, Self>, atime: SetTime, mtime: SetTime) -> Result<()>;
 
@@ -196,6 +226,14 @@ pub trait UpperLayer: Layer {
     /// the data that was written before. The file itself need not be durable then, so this can be much cheaper than
     /// [`sync`](UpperLayer::sync).
     fn put_data_first(&self, file: &Self::File) -> Result<()>;
+
+    /// Whether writing a file's data in the background has failed since it was opened; starts no writing.
+    ///
+    /// # Errors
+    /// Why it has failed.
+    fn failed_writes(&self, _file: &Self::File) -> Result<()> {
+        Ok(())
+    }
 
     /// Makes the whole filesystem durable (syncfs(2)).
     fn sync_fs(&self) -> Result<()>;

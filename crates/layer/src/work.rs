@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
-use crate::mark::{Dialect, Mark};
-use crate::{At, Errno, Kind, Owner, Rdev, Rename, Result, SetXattr, UpperLayer};
+use crate::mark::{Dialect, EXTENDED, Mark};
+use crate::{At, Errno, Kind, Layer, Owner, Rdev, Rename, Result, SetXattr, UpperLayer};
 
 /// The name of the staging directory within the work directory.
 pub const WORK: &[u8] = b"work";
@@ -58,6 +58,7 @@ pub enum PrepareError {
 
 /// Sweeps and makes `<workdir>/work` and returns it.
 ///
+/// `known` are the features that may have marked it; they have to mark it anew.
 /// `mode` is 0 as the kernel makes it, or 0700 for a mounter without `CAP_DAC_OVERRIDE`, who could not use it else.
 ///
 /// # Errors
@@ -66,6 +67,7 @@ pub fn prepare<L: UpperLayer>(
     layer: &L,
     workdir: &L::Dir,
     mode: u32,
+    known: &[&[u8]],
 ) -> std::result::Result<L::Dir, PrepareError> {
     let failed = |step| move |errno| PrepareError::Failed { step, errno };
     match layer.stat(At::Name(workdir, WORK)) {
@@ -73,7 +75,7 @@ pub fn prepare<L: UpperLayer>(
         Err(errno) => return Err(failed("look at the staging directory")(errno)),
         Ok(stat) if stat.kind == Kind::Dir => {
             let old = layer.open_dir(workdir, WORK).map_err(failed("open the old staging directory"))?;
-            if holds_incompatible(layer, &old).map_err(failed("look for incompatible features"))? {
+            if holds_incompatible(layer, &old, known).map_err(failed("look for incompatible features"))? {
                 return Err(PrepareError::Incompatible);
             }
             remove_tree(layer, workdir, WORK).map_err(failed("remove the old staging directory"))?;
@@ -94,14 +96,14 @@ pub fn prepare<L: UpperLayer>(
     Ok(work)
 }
 
-fn holds_incompatible<L: UpperLayer>(layer: &L, work: &L::Dir) -> Result<bool> {
+fn holds_incompatible<L: UpperLayer>(layer: &L, work: &L::Dir, known: &[&[u8]]) -> Result<bool> {
     let incompat = match layer.open_dir(work, INCOMPAT) {
         Ok(dir) => dir,
         Err(Errno::NOENT | Errno::NOTDIR) => return Ok(false),
         Err(errno) => return Err(errno),
     };
     let mut any = false;
-    layer.list(&incompat, &mut |_| any = true)?;
+    layer.list(&incompat, &mut |entry| any |= !known.contains(&entry.name))?;
     Ok(any)
 }
 
@@ -125,12 +127,65 @@ pub fn open_index<L: UpperLayer>(layer: &L, workdir: &L::Dir, mode: u32) -> Resu
 /// # Errors
 /// Those of the layer.
 pub fn mark_volatile<L: UpperLayer>(layer: &L) -> Result<()> {
-    let mut dir = layer.work().clone();
-    for name in [INCOMPAT, VOLATILE] {
-        layer.make_dir(&dir, name, 0, Owner::Mounter)?;
-        dir = layer.open_dir(&dir, name)?;
-    }
+    let dir = mark_incompatible(layer, VOLATILE)?;
     layer.make_node(&dir, b"dirty", Kind::File, 0, Rdev::default(), Owner::Mounter)
+}
+
+/// Marks the staging directory as that of a mount with a feature, which keeps others away that do not know it, the
+/// kernel among them. Returns the directory that does.
+///
+/// # Errors
+/// Those of the layer.
+pub fn mark_incompatible<L: UpperLayer>(layer: &L, feature: &[u8]) -> Result<L::Dir> {
+    let mut dir = layer.work().clone();
+    for name in [INCOMPAT, feature] {
+        match layer.make_dir(&dir, name, 0o700, Owner::Mounter) {
+            Err(Errno::EXIST) | Ok(()) => dir = layer.open_dir(&dir, name)?,
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(dir)
+}
+
+/// Records on upper's root that the layer may hold redirects and metadata-only copies with marks of
+/// [`Dialect::User`], and keeps the kernel from mounting it. To be called before anything of that kind is written.
+///
+/// # Errors
+/// Those of the layer.
+pub fn mark_extended<L: UpperLayer>(layer: &L) -> Result<()> {
+    let name = Dialect::User.name(Mark::Compat);
+    layer.set_xattr(At::Dir(layer.root()), name, EXTENDED, SetXattr::Any)?;
+    mark_incompatible(layer, EXTENDED).map(drop)
+}
+
+/// Takes back what [`mark_extended`] has recorded: the layer holds nothing of that kind any more.
+///
+/// # Errors
+/// Those of the layer.
+pub fn unmark_extended<L: UpperLayer>(layer: &L) -> Result<()> {
+    match layer.remove_xattr(At::Dir(layer.root()), Dialect::User.name(Mark::Compat)) {
+        Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP) => {}
+        Err(errno) => return Err(errno),
+    }
+    let incompat = match layer.open_dir(layer.work(), INCOMPAT) {
+        Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),
+        other => other?,
+    };
+    match layer.rmdir(&incompat, EXTENDED) {
+        Ok(()) | Err(Errno::NOENT) => Ok(()),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// What the root of a layer says that one has to know to read it; `None` if the kernel reads it.
+///
+/// # Errors
+/// Those of the layer; where there are no such attributes there is nothing to know.
+pub fn compat<L: Layer>(layer: &L) -> Result<Option<Vec<u8>>> {
+    match layer.get_xattr(At::Dir(layer.root()), Dialect::User.name(Mark::Compat)) {
+        Err(Errno::OPNOTSUPP) => Ok(None),
+        other => other,
+    }
 }
 
 /// Removes `name` in `dir` and everything below it.

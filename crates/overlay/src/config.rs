@@ -48,6 +48,17 @@ pub enum Durability {
     Nothing,
 }
 
+/// What is asked of the data below metadata-only copies (`verity`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verity {
+    /// Nothing.
+    Off,
+    /// Where a digest is recorded, the data has it, by fs-verity. Copies record it where there is one.
+    On,
+    /// A digest is recorded, and the data has it. What has none is copied whole.
+    Require,
+}
+
 /// The rules of a mount.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -62,6 +73,13 @@ pub struct Config {
     /// A change of attributes copies only these, and such copies are followed (`metacopy`). Needs
     /// [`Redirects::Make`] to rename them.
     pub metacopy: bool,
+    /// What is asked of the data below metadata-only copies.
+    pub verity: Verity,
+    /// Marks of lower layers are followed. Not so where everybody could have set them: meeting a redirect or a
+    /// metadata-only copy below is then an error.
+    pub follows_below: bool,
+    /// The longest redirect from the root, in bytes (the kernel's parameter `redirect_max`).
+    pub redirect_max: usize,
     /// Which copies are indexed.
     pub index: Index,
     /// Stored file handles hold the UUID of their filesystem (not so with `uuid=off`).
@@ -71,6 +89,8 @@ pub struct Config {
     /// Lower layers may be changed while nothing is mounted. Not so once an option needs to find lower objects again;
     /// new directories in merged ones are then marked opaque at once, which saves lookups.
     pub offline_changes: bool,
+    /// Inode numbers have 32 bits (`ino32_t`): what differs in the others only has the same one.
+    pub narrow_numbers: bool,
     /// No operation changes anything, although there is an upper layer.
     pub read_only: bool,
     /// Device and inode numbers of further directories that may not be reached as children: the work directory.
@@ -93,10 +113,14 @@ impl Default for Config {
             marks_storable: true,
             redirects: Redirects::Follow,
             metacopy: false,
+            verity: Verity::Off,
+            follows_below: true,
+            redirect_max: 256,
             index: Index::Nothing,
             uuid_in_handles: true,
             durability: Durability::Data,
             offline_changes: true,
+            narrow_numbers: false,
             read_only: false,
             trapped: Vec::new(),
         }

@@ -7,7 +7,7 @@
 use crate::error::{OpError, Result, Step};
 use crate::node::{Links, Lower, Node, Place, Real};
 use crate::{Changed, Durability, Index, Overlay};
-use acetate_layer::mark::{self, Mark, ProtAttr};
+use acetate_layer::mark::{self, Digest, Mark, ProtAttr};
 use acetate_layer::work::Staged;
 use acetate_layer::{Access, At, Errno, Kind, Owner, SetTime, SetXattr, Stat, UpperLayer, acl};
 use std::sync::Arc;
@@ -41,6 +41,20 @@ enum Kept {
     /// The inode number, recorded in upper where that is possible.
     Number,
 }
+
+/// Whose a copy is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Owned {
+    /// The lower object's owner, who is the mounter.
+    AsMade,
+    /// The lower object's owner.
+    AsLower,
+    /// The mounter's, although the lower object is not.
+    ByMounter,
+}
+
+/// Set-user-id and set-group-id.
+const SET_IDS: u32 = 0o6000;
 
 /// Inode flags that a copy keeps (FS_SYNC_FL, FS_NOATIME_FL; linux/fs.h).
 const KEPT_FLAGS: u32 = 0x8 | 0x80;
@@ -193,12 +207,13 @@ impl<L: UpperLayer> Overlay<L> {
         let parent = place.parent.state.read().upper.clone().ok_or(OpError::Stale)?;
         let parent = parent.dir().ok_or(OpError::NotDir)?;
         let layer = &self.lowers[lower.layer];
-        let stat = layer.stat(lower.real.at()).step("stat the lower object")?;
+        let mut stat = layer.stat(lower.real.at()).step("stat the lower object")?;
         let times = upper.stat(At::Dir(parent)).step("stat the parent directory in upper")?;
         let data = match data {
             Data::Below if stat.kind != Kind::File || !self.config.metacopy => Data::Whole,
             other => other,
         };
+        let (data, digest) = if data == Data::Below { self.leave_below(node)? } else { (data, None) };
         let indexed = self.is_indexed(&stat).then(|| self.origin_value(&lower)).transpose()?;
         let indexed = indexed.map(|origin| crate::origin::index_name(&origin));
         // What has several names is made in the index and linked; all else is indexed when it has its name, because an
@@ -211,14 +226,20 @@ impl<L: UpperLayer> Overlay<L> {
         let made = upper.stat(copy.at()).step("stat the copy")?;
         // Owner before xattrs and mode: changing it takes set-id bits and capabilities away.
         let mut mode_differs = made.mode != stat.mode;
-        mode_differs |= self.copy_owner(upper, &stat, &made, copy.at())?;
+        let owner = self.copy_owner(upper, layer, lower.real.at(), &stat, &made, copy.at())?;
+        if owner == Owned::ByMounter {
+            // Nobody is to act as the mounter by executing the copy.
+            stat.mode &= !SET_IDS;
+        }
+        mode_differs |= owner != Owned::AsMade;
         mode_differs |= self.copy_xattrs(upper, layer, &lower, copy.at())?;
         let from = source.as_ref().map_or(lower.real.at(), At::Open);
         let prot = self.copy_flags(upper, layer, from, &stat, copy.at())?;
         let origin = self.mark_origin(upper, &lower, &stat, indexed.is_some(), copy.at())?;
         if data == Data::Below {
             let mark = self.config.dialect.name(Mark::Metacopy);
-            upper.set_xattr(copy.at(), mark, b"", SetXattr::Any).step("set the metacopy mark")?;
+            let value = Digest::encode(digest.as_ref());
+            upper.set_xattr(copy.at(), mark, &value, SetXattr::Any).step("set the metacopy mark")?;
         }
         // What is about to be emptied has just been changed, also if the truncation never comes.
         let emptied = data == Data::Nothing && stat.kind == Kind::File;
@@ -310,6 +331,7 @@ impl<L: UpperLayer> Overlay<L> {
             let part = self.data_part(node)?.ok_or(OpError::Stale)?;
             let opened = self.lowers[part.layer].open_file(part.real.at(), Access::Read);
             let opened = opened.step("open the lower file")?;
+            self.verify_data(node, &self.lowers[part.layer], &opened)?;
             self.copy_data(upper, &opened, target, stat.size)?;
             if self.config.durability == Durability::Data {
                 self.settle_data(upper, target)?;
@@ -330,19 +352,23 @@ impl<L: UpperLayer> Overlay<L> {
         upper.put_data_first(copy).step("write the data of the copy")
     }
 
-    /// Gives the copy, which was `made` so, its owner. Returns whether that changes anything.
-    fn copy_owner(&self, upper: &L, stat: &Stat, made: &Stat, copy: At<'_, L>) -> Result<bool> {
-        let uid = (made.uid != stat.uid).then_some(stat.uid);
-        let gid = (made.gid != stat.gid).then_some(stat.gid);
-        if uid.is_none() && gid.is_none() {
-            return Ok(false);
-        }
-        match upper.set_owner(copy, uid, gid) {
-            // An owner that does not exist in the mounter's user namespace.
-            Err(Errno::INVAL) => {
-                Err(OpError::Layer { step: "set the owner of the copy", errno: Errno::OVERFLOW })
-            }
-            other => other.step("set the owner of the copy").map(|()| true),
+    /// Gives the copy, which was `made` so, the owner of the lower object.
+    fn copy_owner(
+        &self,
+        upper: &L,
+        layer: &L,
+        from: At<'_, L>,
+        stat: &Stat,
+        made: &Stat,
+        copy: At<'_, L>,
+    ) -> Result<Owned> {
+        match upper.copy_owner(copy, made, layer, from, stat) {
+            Ok(false) => Ok(Owned::AsMade),
+            Ok(true) => Ok(Owned::AsLower),
+            // An owner that does not exist in the mounter's user namespace, or a mounter who may give nothing away:
+            // whoever was allowed to change the object could have replaced it by one of the mounter's as well.
+            Err(Errno::INVAL | Errno::PERM) => Ok(Owned::ByMounter),
+            Err(errno) => Err(OpError::Layer { step: "set the owner of the copy", errno }),
         }
     }
 

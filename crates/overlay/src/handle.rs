@@ -106,7 +106,9 @@ impl<L: UpperLayer> Overlay<L> {
             let file = self.upper_layer()?.open_file(at, access).step("open the upper file")?;
             return Ok(RealFile { file: Arc::new(file), lower: None });
         };
-        let file = self.lowers[lower.layer].open_file(lower.real.at(), access).step("open the lower file")?;
+        let layer = &self.lowers[lower.layer];
+        let file = layer.open_file(lower.real.at(), access).step("open the lower file")?;
+        self.verify_data(node, layer, &file)?;
         Ok(RealFile { file: Arc::new(file), lower: Some(lower.layer) })
     }
 

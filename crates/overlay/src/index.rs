@@ -9,7 +9,7 @@
 use crate::error::{OpError, Result, Step};
 use crate::node::{Links, Lower, Node, Real, State};
 use crate::{Index, Overlay};
-use acetate_layer::mark::{self, Mark, Origin};
+use acetate_layer::mark::{self, Dialect, Mark, Origin};
 use acetate_layer::work::remove_tree;
 use acetate_layer::{At, Errno, Kind, Owner, SetXattr, Stat, UpperLayer};
 use std::sync::Arc;
@@ -22,9 +22,15 @@ impl<L: UpperLayer> Overlay<L> {
     pub(crate) fn is_indexed(&self, lower: &Stat) -> bool {
         match self.config.index {
             Index::Nothing => false,
-            Index::Links => lower.kind != Kind::Dir && lower.nlink > 1,
-            Index::All => true,
+            Index::Links => lower.kind != Kind::Dir && lower.nlink > 1 && self.can_have_marks(lower.kind),
+            Index::All => self.can_have_marks(lower.kind),
         }
+    }
+
+    /// Whether objects of that type can say in the index what they come from: an entry that cannot keeps the kernel from
+    /// mounting the layer again (`ENODATA`).
+    fn can_have_marks(&self, kind: Kind) -> bool {
+        self.config.dialect == Dialect::Trusted || matches!(kind, Kind::File | Kind::Dir)
     }
 
     /// Whether lookups ask the index about objects of that kind.

@@ -13,11 +13,13 @@ pub(crate) struct Numbering {
     lowers: Vec<u32>,
     /// Bits that hold the index; 0 if there is one filesystem only.
     bits: u32,
+    /// Numbers are folded to 32 bits.
+    narrow: bool,
 }
 
 impl Numbering {
     /// Numbers the filesystems of the layers.
-    pub fn new(upper: Option<FsId>, lowers: &[FsId]) -> Numbering {
+    pub fn new(upper: Option<FsId>, lowers: &[FsId], narrow: bool) -> Numbering {
         let mut known: Vec<Option<FsId>> = vec![upper];
         let mut indices = Vec::with_capacity(lowers.len());
         for id in lowers {
@@ -30,7 +32,7 @@ impl Numbering {
         let distinct = known.iter().flatten().count();
         // Room for indices 1..: the sign bit of the count, as the kernel's ilog2(numfs - 1) + 2.
         let bits = if distinct <= 1 { 0 } else { (known.len() as u32 - 1).ilog2() + 2 };
-        Numbering { lowers: indices, bits }
+        Numbering { lowers: indices, bits, narrow }
     }
 
     /// The number of an object of the upper layer.
@@ -44,6 +46,11 @@ impl Numbering {
     }
 
     fn map(&self, index: u32, ino: u64) -> u64 {
+        let wide = self.widen(index, ino);
+        if self.narrow { (wide ^ wide >> 32) & u64::from(u32::MAX) } else { wide }
+    }
+
+    fn widen(&self, index: u32, ino: u64) -> u64 {
         if self.bits == 0 || index == 0 {
             return ino;
         }
@@ -60,17 +67,24 @@ mod tests {
 
     #[test]
     fn one_filesystem_keeps_its_numbers() {
-        let numbering = Numbering::new(Some(FsId(7)), &[FsId(7), FsId(7)]);
+        let numbering = Numbering::new(Some(FsId(7)), &[FsId(7), FsId(7)], false);
         assert_eq!((numbering.upper(5), numbering.lower(1, 6)), (5, 6));
-        let read_only = Numbering::new(None, &[FsId(7), FsId(7)]);
+        let read_only = Numbering::new(None, &[FsId(7), FsId(7)], false);
         assert_eq!(read_only.lower(1, 6), 6);
     }
 
     #[test]
+    fn narrow_numbers_have_32_bits() {
+        let numbering = Numbering::new(Some(FsId(1)), &[FsId(2)], true);
+        assert_eq!((numbering.upper(5), numbering.lower(0, 5)), (5, 0x8000_0005));
+        assert_eq!(numbering.upper(0x1_0000_0005), 4);
+    }
+
+    #[test]
     fn another_filesystem_gets_the_kernels_bits() {
-        let two = Numbering::new(Some(FsId(1)), &[FsId(2)]);
+        let two = Numbering::new(Some(FsId(1)), &[FsId(2)], false);
         assert_eq!((two.upper(5), two.lower(0, 5)), (5, 0x8000_0000_0000_0005));
-        let three = Numbering::new(Some(FsId(1)), &[FsId(2), FsId(3), FsId(1)]);
+        let three = Numbering::new(Some(FsId(1)), &[FsId(2), FsId(3), FsId(1)], false);
         assert_eq!(three.lower(0, 5), 0x4000_0000_0000_0005);
         assert_eq!(three.lower(1, 5), 0x8000_0000_0000_0005);
         assert_eq!(three.lower(2, 5), 5);

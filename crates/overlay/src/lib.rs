@@ -23,7 +23,7 @@ mod types;
 mod whereabouts;
 
 pub use acetate_layer::work::WhiteoutForm;
-pub use config::{Config, Durability, Index, Redirects, Stack};
+pub use config::{Config, Durability, Index, Redirects, Stack, Verity};
 pub use error::{OpError, Result};
 pub use types::*;
 pub use whereabouts::{InLayer, Whereabouts};
@@ -35,6 +35,7 @@ use node::{Lower, Node, Real, State};
 use order::{Mutex, rank};
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 /// A mounted overlay. All methods may be called from any number of threads.
 pub struct Overlay<L: UpperLayer> {
@@ -54,6 +55,8 @@ pub struct Overlay<L: UpperLayer> {
     namelen: usize,
     /// Held by renames between directories, so that ancestry does not change under them.
     renaming: Mutex<(), { rank::RENAMING }>,
+    /// A volatile mount has lost data that was to be written in the background.
+    lost_data: AtomicBool,
     changed: Box<dyn Fn(NodeId, Changed) + Send + Sync>,
     given_up: Box<dyn Fn() -> bool + Send + Sync>,
 }
@@ -87,7 +90,8 @@ impl<L: UpperLayer> Overlay<L> {
             traps.insert((stat.dev, stat.ino));
             namelen = namelen.max(layer.statfs().step("statfs of a layer")?.namelen as usize);
         }
-        let inodes = inode::Numbering::new(upper.as_ref().map(Layer::filesystem), &lower_ids);
+        let inodes =
+            inode::Numbering::new(upper.as_ref().map(Layer::filesystem), &lower_ids, config.narrow_numbers);
         let mut overlay = Overlay {
             staging: Staging::new(config.dialect, config.whiteouts),
             nodes: table::NodeTable::new(),
@@ -100,6 +104,7 @@ impl<L: UpperLayer> Overlay<L> {
             traps,
             namelen,
             renaming: Mutex::new(()),
+            lost_data: AtomicBool::new(false),
             changed,
             given_up: Box::new(|| false),
         };

@@ -99,7 +99,7 @@ impl<L: UpperLayer> Overlay<L> {
             let Some(dir) = lower.real.dir() else {
                 continue;
             };
-            let whiteouts = if !merged {
+            let whiteouts = if !merged && !self.lowers[lower.layer].hides_whiteouts() {
                 Whiteouts::Shown
             } else if lower.xattr_whiteouts && position != last {
                 Whiteouts::All

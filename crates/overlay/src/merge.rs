@@ -48,6 +48,8 @@ struct Search {
     is_dir: bool,
     stop: bool,
     metacopy: bool,
+    /// A lower layer has a mark that leads on.
+    marked_below: bool,
     /// The last redirect that was met.
     redirect: Option<Redirect>,
     /// Nothing lies below: marks need not be read.
@@ -99,6 +101,7 @@ impl<L: UpperLayer> Overlay<L> {
             is_dir: false,
             stop: false,
             metacopy: false,
+            marked_below: false,
             redirect: None,
             last: !reads_marks && parent.lowers.is_empty(),
             xattr_whiteouts: false,
@@ -203,6 +206,7 @@ impl<L: UpperLayer> Overlay<L> {
     fn may_follow(&self, search: &Search) -> Result<()> {
         if search.metacopy && !self.config.metacopy
             || search.redirect.is_some() && !self.config.follows_redirects()
+            || search.marked_below && !self.config.follows_below
         {
             return Err(OpError::MarkRefused);
         }
@@ -410,8 +414,9 @@ impl<L: UpperLayer> Overlay<L> {
             }
             search.metacopy = stat.kind == Kind::File && self.is_metacopy(layer, at)?;
             search.stop = !search.metacopy;
+            search.marked_below |= search.metacopy && !is_upper;
             if search.metacopy && !search.last {
-                self.follow_redirect(layer, at, prefix, rest, search)?;
+                search.marked_below |= self.follow_redirect(layer, at, prefix, rest, search)? && !is_upper;
             }
             return Ok(Some(Part { real: Real::Named(dir.clone(), name.into()), stat }));
         }
@@ -436,11 +441,12 @@ impl<L: UpperLayer> Overlay<L> {
                 Opaque::HasXattrWhiteouts => search.xattr_whiteouts = final_component && !is_upper,
                 Opaque::No => {}
             }
-            self.follow_redirect(layer, at, prefix, rest, search)?;
+            search.marked_below |= self.follow_redirect(layer, at, prefix, rest, search)? && !is_upper;
         }
         Ok(Some(Part { real: Real::Dir(inner), stat }))
     }
 
+    /// Returns whether there is a redirect.
     fn follow_redirect(
         &self,
         layer: &L,
@@ -448,9 +454,9 @@ impl<L: UpperLayer> Overlay<L> {
         prefix: &[Vec<u8>],
         rest: &[Vec<u8>],
         search: &mut Search,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let Some(value) = self.mark(layer, at, Mark::Redirect).step("read the redirect mark")? else {
-            return Ok(());
+            return Ok(false);
         };
         let redirect = Redirect::parse(&value)
             .map_err(|_| OpError::BrokenMark { what: "a redirect is malformed", errno: Errno::INVAL })?;
@@ -464,14 +470,14 @@ impl<L: UpperLayer> Overlay<L> {
             Redirect::Relative(name) => {
                 if matches!(search.target, Target::Name(_)) {
                     search.target = Target::Name(name.clone());
-                    return Ok(());
+                    return Ok(true);
                 }
                 [prefix, std::slice::from_ref(name)].concat()
             }
         };
         path.extend_from_slice(rest);
         search.target = Target::Path(path);
-        Ok(())
+        Ok(true)
     }
 
     /// Whether a regular file holds attributes only.

@@ -7,8 +7,8 @@
 use crate::copyup::Data;
 use crate::error::{OpError, Result, Step};
 use crate::node::{Lower, Node, Real, State};
-use crate::{Changed, Overlay};
-use acetate_layer::mark::Mark;
+use crate::{Changed, Overlay, Verity};
+use acetate_layer::mark::{Digest, Mark};
 use acetate_layer::{Access, At, Errno, Kind, SetXattr, Stat, UpperLayer};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -64,6 +64,54 @@ impl<L: UpperLayer> Overlay<L> {
         Err(OpError::Layer { step: "find the data in the data-only layers", errno: error })
     }
 
+    /// Checks that data below, open as `file`, has the digest that the topmost copy of the attributes records
+    /// (`verity`). Once it does that counts for as long as the node is known, as in the kernel.
+    ///
+    /// # Errors
+    /// [`OpError::BrokenMark`] (`EIO`) if it has another one or none, or if none is recorded and there has to be one.
+    pub(crate) fn verify_data(&self, node: &Node<L>, layer: &L, file: &L::File) -> Result<()> {
+        let wrong = |what| Err(OpError::BrokenMark { what, errno: Errno::IO });
+        if self.config.verity == Verity::Off || node.verified.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let value = {
+            let state = node.state.read();
+            if !state.data_is_apart() {
+                return Ok(());
+            }
+            match (&state.upper, state.lowers.first()) {
+                (Some(upper), _) => self.mark(self.upper_layer()?, upper.at(), Mark::Metacopy),
+                (None, Some(lower)) => self.mark(&self.lowers[lower.layer], lower.real.at(), Mark::Metacopy),
+                (None, None) => return Err(OpError::Stale),
+            }
+            .step("read the metacopy mark")?
+        };
+        match Digest::decode(&value.unwrap_or_default()) {
+            Err(_) => return wrong("a recorded digest is malformed"),
+            Ok(None) if self.config.verity == Verity::Require => return wrong("no digest is recorded"),
+            Ok(None) => {}
+            Ok(recorded) if layer.verity(file).step("measure the data")? == recorded => {}
+            Ok(_) => return wrong("data below is not what the recorded digest says"),
+        }
+        node.verified.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    /// How much of a regular file a change of its attributes copies, and the digest that the copy of the attributes
+    /// records.
+    pub(crate) fn leave_below(&self, node: &Node<L>) -> Result<(Data, Option<Digest>)> {
+        if self.config.verity == Verity::Off {
+            return Ok((Data::Below, None));
+        }
+        let part = self.data_part(node)?.ok_or(OpError::Stale)?;
+        let layer = &self.lowers[part.layer];
+        let file = layer.open_file(part.real.at(), Access::Read).step("open the lower file")?;
+        match layer.verity(&file).step("measure the data")? {
+            None if self.config.verity == Verity::Require => Ok((Data::Whole, None)),
+            digest => Ok((Data::Below, digest)),
+        }
+    }
+
     /// Makes the allocated space in the attributes of a regular file that of its data.
     pub(crate) fn count_data_blocks(&self, state: &State<L>, stat: &mut Stat) -> Result<()> {
         if stat.kind != Kind::File || !state.data_is_apart() {
@@ -107,6 +155,7 @@ impl<L: UpperLayer> Overlay<L> {
             let part = self.data_part(node)?.ok_or(OpError::Stale)?;
             let source = self.lowers[part.layer].open_file(part.real.at(), Access::Read);
             let source = source.step("open the lower file")?;
+            self.verify_data(node, &self.lowers[part.layer], &source)?;
             self.copy_data(upper, &source, &target, size)?;
             self.settle_data(upper, &target)?;
             // Writing has taken them away.

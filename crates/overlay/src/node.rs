@@ -247,6 +247,8 @@ pub(crate) struct Node<L: UpperLayer> {
     pub data_in_upper: AtomicBool,
     /// File capabilities were removed, and the change of nothing by which the kernel ends this is still to come.
     pub lost_capabilities: AtomicBool,
+    /// Data below has been found to have the digest that is recorded.
+    pub verified: AtomicBool,
     /// Handles by which the file is executed.
     pub executions: AtomicU32,
     dir: Option<Box<DirPart<L>>>,
@@ -276,6 +278,7 @@ impl<L: UpperLayer> Node<L> {
             in_upper,
             data_in_upper,
             lost_capabilities,
+            verified: AtomicBool::new(false),
             executions: AtomicU32::new(0),
             dir,
         }

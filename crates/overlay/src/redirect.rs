@@ -12,9 +12,6 @@ use acetate_layer::mark::{Mark, Redirect};
 use acetate_layer::{SetXattr, UpperLayer};
 use std::sync::Arc;
 
-/// The longest absolute redirect in bytes (the kernel's parameter `redirect_max`).
-const LONGEST: usize = 256;
-
 /// Where an object is going to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Goes {
@@ -44,7 +41,7 @@ impl<L: UpperLayer> Overlay<L> {
             (None, Goes::Away) => path_below(parent, name.to_vec()),
         };
         let value = redirect.encode();
-        if matches!(redirect, Redirect::Absolute(_)) && value.len() > LONGEST {
+        if matches!(redirect, Redirect::Absolute(_)) && value.len() > self.config.redirect_max {
             return Err(OpError::CrossesLayers);
         }
         let mut state = node.state.write();

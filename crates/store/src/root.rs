@@ -306,7 +306,7 @@ fn find_out(staging: &Path) -> Result<Settings> {
     }
     let mut layer = DirLayer::open_upper(&home.join("upper")).step("open", home.join("upper"))?;
     let workdir = layer.open_workdir(&home.join("work")).step("open", home.join("work"))?;
-    let work = prepare(&layer, &workdir, 0o700).map_err(failed("prepare a work directory"))?;
+    let work = prepare(&layer, &workdir, 0o700, &[]).map_err(failed("prepare a work directory"))?;
     layer.set_work(work);
     let found = probe(&layer, None).step("probe", &home)?;
     let Some(dialect) = found.dialect else {

@@ -18,6 +18,7 @@ pub mod probe;
 mod proc;
 pub mod process;
 pub mod signal;
+pub mod verity;
 pub mod writeback;
 pub mod xattr;
 

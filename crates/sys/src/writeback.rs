@@ -25,6 +25,20 @@ pub fn write_pages(fd: BorrowedFd<'_>) -> Result<()> {
     })
 }
 
+/// Waits for pages of an open file that are being written just now; starts no writing. So it tells at no great cost
+/// whether writing in the background has failed since the file was opened.
+///
+/// # Errors
+/// `EIO` or `ENOSPC`, once for each descriptor (sync_file_range(2)).
+pub fn failed_writes(fd: BorrowedFd<'_>) -> Result<()> {
+    retry(|| {
+        // SAFETY: a descriptor that is open and numbers; a length of zero means up to the end.
+        let result =
+            unsafe { libc::sync_file_range(fd.as_raw_fd(), 0, 0, libc::SYNC_FILE_RANGE_WAIT_BEFORE) };
+        check(result.into()).map(drop)
+    })
+}
+
 /// Whether the filesystem of `fd` orders what comes after [`write_pages`] behind it: whatever is done to a file then,
 /// such as giving it a name, survives a crash only together with those pages and the file's length.
 ///

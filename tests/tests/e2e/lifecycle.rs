@@ -168,9 +168,9 @@ fn refusals_name_the_path_the_cause_and_a_way_out() -> Result<()> {
         ("lowerdir=lower", "", ""),
         ("upperdir=upper,workdir=work", "lower layer", "lowerdir"),
         (
-            "lowerdir=lower,upperdir=upper,workdir=work,verity=on",
-            "option verity=on: not supported yet",
-            "digests",
+            "lowerdir=lower,upperdir=upper,workdir=work,plugins=ignore",
+            "option plugins: not supported yet",
+            "docs/cli.md",
         ),
         ("lowerdir=lower,upperdir=upper,workdir=work,metacopy=maybe", "metacopy", ""),
     ];

@@ -5,7 +5,7 @@ use crate::Exit;
 use crate::daemon;
 use crate::error::Failure;
 use crate::mount::{Request, Rest, remount};
-use crate::options::{self, Unknown};
+use crate::options::{self, ArchiveLayers, Unknown};
 use crate::out::answer;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
@@ -74,7 +74,12 @@ impl Personality {
             return Ok(Exit::Done);
         }
         let unknown = if given.sloppy { Unknown::Ignore } else { Unknown::Refuse };
-        let parsed = options::parse(&given.options, unknown)?;
+        let mut parsed = options::parse(&given.options, unknown)?;
+        if self == Personality::FuseOverlayfs {
+            // What the program that this one stands for reads in any layer.
+            parsed.options.oci_whiteouts.get_or_insert(ArchiveLayers::All);
+            parsed.options.foreign_opaque = true;
+        }
         let (source, target) = match (self, given.places.as_slice()) {
             (Personality::MountHelper, [source, target]) => (Some(source.clone()), target),
             (Personality::FuseOverlayfs, [target]) => (None, target),

@@ -3,20 +3,21 @@
 use super::status::Socket;
 use super::{READY, notify, privileges, signals};
 use crate::error::Failure;
-use crate::mount::{Locks, Opened, Plan, Request, prepare};
+use crate::mount::{Opened, Plan, Request, prepare};
 use crate::mountinfo;
 use crate::options::{Options, RedirectDir, Switch, Uuid};
 use crate::out::{cause, exact, note, shown, warn};
 use crate::record::{self, Record};
 use acetate_fuse::{Connection, Ended, MountError, MountFlags, MountSpec, ServeError};
-use acetate_layer::dir::DirLayer;
 use acetate_layer::mark::Dialect;
+use acetate_layer::view::{Rules, View};
 use acetate_layer::work::{self, Identify, WhiteoutForm};
 use acetate_layer::{At, Layer, UpperLayer};
 use acetate_overlay::{Config, Index, Overlay, Redirects, Stack};
 use rustix::fs::{Mode, OFlags};
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Serves a mount for the parent that waits for it: says when it can be used, and lets go of the terminal.
 ///
@@ -55,43 +56,87 @@ fn serve(request: &Request, ready: impl FnOnce(Option<&Path>)) -> Result<(), Fai
     let mut flags = options.flags.0;
     flags.set(MountFlags::RDONLY, read_only);
     let config = config(&opened, read_only)?;
-    let mut record = describe(request, &opened, &target.path);
+    let record = describe(request, &opened, &target.path);
     identify(&opened, read_only)?;
-    let spec = MountSpec { source: source(request), flags, allow_other: options.allow_other };
-    let Opened { upper, lowers, data, .. } = opened;
+    let spec = MountSpec {
+        source: source(request),
+        flags,
+        allow_other: options.allow_other,
+        labels: labels(options),
+    };
     signals::hold()?;
     let connection = Connection::mount(&target.path, &spec).map_err(|error| refused(&error, request))?;
     // From here on a failure has to take the mount back.
     let mounted = Mounted { point: target.path.clone(), keep: false };
-    let overlay = Overlay::new(Stack { upper, lowers, data }, config, Box::new(connection.notifier()))
-        .map_err(|error| {
-            Failure::errno(format_args!("put the layers together: {error}"), error.errno())
-                .hint("check that all layers can be read")
-        })?
-        .giving_up_when(connection.given_up());
-    let left = privileges::shed();
-    record.capabilities = left.capabilities;
-    record.no_new_privs = left.no_new_privs;
-    signals::listen(target.path.clone())?;
-    record.pid = std::process::id();
-    // The mount table, not the mount: a daemon that asks its own mount waits for itself.
-    let device = mountinfo::at(&target.path).ok().flatten().map(|mount| mount.device);
-    device.inspect(|device| read_far_ahead(*device));
-    let kept = device.and_then(|device| keep_record(device, &record));
-    let result = serve_connection(connection, &overlay, kept.as_ref(), ready);
-    mounted.done(&result);
-    let end = finish(overlay, locks);
-    drop(kept);
-    match result {
-        Ok(Ended::Unmounted | Ended::Aborted) => end,
+    let started = Started { connection, config, record, target: target.path };
+    let Opened { upper, lowers, data, rules, archives, .. } = opened;
+    // Let go of once the layers are.
+    let _locks = locks;
+    let served = if rules == Rules::default() && archives.is_empty() {
+        started.serve(Stack { upper, lowers, data }, ready)
+    } else {
+        let rules = Arc::new(rules);
+        let view = |layer, archive| View::new(layer, rules.clone(), archive);
+        let stack = Stack {
+            upper: upper.map(|layer| view(layer, false)),
+            lowers: (0..).zip(lowers).map(|(index, layer)| view(layer, archives.contains(&index))).collect(),
+            data: data.into_iter().map(|layer| view(layer, false)).collect(),
+        };
+        started.serve(stack, ready)
+    };
+    if let Ok(result) = &served {
+        mounted.done(result);
+    }
+    match served? {
+        Ok(Ended::Unmounted | Ended::Aborted) => Ok(()),
         Err(error) => Err(Failure::new(error, "the mount was ended; its upper layer is as it was left")),
     }
 }
 
-/// Serves the connection, and beside it those who ask for the requests in flight.
-fn serve_connection(
+/// A mount that waits for its layers.
+struct Started {
     connection: Connection,
-    overlay: &Overlay<DirLayer>,
+    config: Config,
+    record: Record,
+    target: PathBuf,
+}
+
+impl Started {
+    /// Puts the layers together, serves until the end, and lets go of them.
+    fn serve<L: UpperLayer>(
+        self,
+        stack: Stack<L>,
+        ready: impl FnOnce(Option<&Path>),
+    ) -> Result<Result<Ended, ServeError>, Failure> {
+        let Started { connection, config, mut record, target } = self;
+        let overlay = Overlay::new(stack, config, Box::new(connection.notifier()))
+            .map_err(|error| {
+                Failure::errno(format_args!("put the layers together: {error}"), error.errno())
+                    .hint("check that all layers can be read")
+            })?
+            .giving_up_when(connection.given_up());
+        let left = privileges::shed();
+        record.capabilities = left.capabilities;
+        record.no_new_privs = left.no_new_privs;
+        signals::listen(target.clone())?;
+        record.pid = std::process::id();
+        // The mount table, not the mount: a daemon that asks its own mount waits for itself.
+        let device = mountinfo::at(&target).ok().flatten().map(|mount| mount.device);
+        device.inspect(|device| read_far_ahead(*device));
+        let kept = device.and_then(|device| keep_record(device, &record));
+        let result = serve_connection(connection, &overlay, kept.as_ref(), ready);
+        // The next mount sweeps what stays.
+        let _swept_later = overlay.clear_staging();
+        drop(overlay);
+        drop(kept);
+        Ok(result)
+    }
+}
+
+/// Serves the connection, and beside it those who ask for the requests in flight.
+fn serve_connection<L: UpperLayer>(
+    connection: Connection,
+    overlay: &Overlay<L>,
     kept: Option<&record::Kept>,
     ready: impl FnOnce(Option<&Path>),
 ) -> Result<Ended, ServeError> {
@@ -135,15 +180,6 @@ impl Drop for Mounted {
     }
 }
 
-/// Lets go of the layers, then of the locks on them.
-fn finish(overlay: Overlay<DirLayer>, locks: Locks) -> Result<(), Failure> {
-    // The next mount sweeps what stays.
-    let _swept_later = overlay.clear_staging();
-    drop(overlay);
-    drop(locks);
-    Ok(())
-}
-
 /// What the engine has to know.
 fn config(opened: &Opened, read_only: bool) -> Result<Config, Failure> {
     let mut trapped = Vec::new();
@@ -162,10 +198,14 @@ fn config(opened: &Opened, read_only: bool) -> Result<Config, Failure> {
         marks_storable: opened.marks_storable,
         redirects: opened.redirects,
         metacopy: opened.metacopy,
+        verity: opened.verity,
+        follows_below: opened.follows_below,
+        redirect_max: opened.redirect_max,
         index: opened.index,
         uuid_in_handles: opened.uuid_in_handles,
         durability: opened.durability,
         offline_changes: opened.offline_changes,
+        narrow_numbers: opened.narrow_numbers,
         read_only,
         trapped,
     })
@@ -185,6 +225,15 @@ fn identify(opened: &Opened, read_only: bool) -> Result<(), Failure> {
     };
     work::identify(upper, opened.dialect, &random, when)
         .map_err(|errno| Failure::errno("upper layer: set its uuid", errno))
+}
+
+/// The SELinux labels that the kernel shall give the mount. Without SELinux there are none, and it would refuse them.
+fn labels(options: &Options) -> Vec<Vec<u8>> {
+    use std::os::unix::ffi::OsStrExt;
+    if !std::path::Path::new("/sys/fs/selinux/enforce").exists() {
+        return Vec::new();
+    }
+    options.contexts.iter().map(|word| word.as_bytes().to_vec()).collect()
 }
 
 fn source(request: &Request) -> Vec<u8> {

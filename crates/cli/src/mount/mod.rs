@@ -91,7 +91,7 @@ fn prepare_at(request: &Request, target: Target) -> Result<Plan, Failure> {
             warn(warning);
         }
     }
-    let opened = stack::open(&lowers, &data, writable.as_ref(), resolved, mounter)?;
+    let opened = stack::open(&lowers, &data, writable.as_ref(), options, resolved, mounter)?;
     Ok(Plan { target, opened, locks })
 }
 

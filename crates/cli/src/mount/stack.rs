@@ -2,13 +2,14 @@
 
 use super::place::Place;
 use crate::error::Failure;
-use crate::options::{Fsync, Marks, Mounter, RedirectDir, Resolved, Uuid, Xino};
+use crate::options::{self, Fsync, Marks, Mounter, Options, RedirectDir, Resolved, Role, Uuid, Xino};
 use crate::out::{cause, note, shown, warn};
 use acetate_layer::dir::DirLayer;
-use acetate_layer::mark::Dialect;
+use acetate_layer::mark::{Dialect, EXTENDED};
+use acetate_layer::view::Rules;
 use acetate_layer::work::{self, PrepareError, WhiteoutForm};
 use acetate_layer::{At, Layer};
-use acetate_overlay::{Durability, Index, Redirects};
+use acetate_overlay::{Durability, Index, Redirects, Verity};
 use rustix::io::Errno;
 use rustix::thread::{CapabilitySet, capabilities};
 
@@ -31,6 +32,12 @@ pub(crate) struct Opened {
     pub(crate) redirects: Redirects,
     /// Changes of attributes copy attributes only.
     pub(crate) metacopy: bool,
+    /// What is asked of the data below metadata-only copies.
+    pub(crate) verity: Verity,
+    /// Marks of lower layers are followed.
+    pub(crate) follows_below: bool,
+    /// The longest redirect, in bytes.
+    pub(crate) redirect_max: usize,
     /// Which copies are indexed.
     pub(crate) index: Index,
     /// What the upper layer is given as its identity.
@@ -41,6 +48,12 @@ pub(crate) struct Opened {
     pub(crate) durability: Durability,
     /// Lower layers may change between mounts.
     pub(crate) offline_changes: bool,
+    /// How owners, modes and whiteouts are shown.
+    pub(crate) rules: Rules,
+    /// The lower layers, by index, whose whiteouts are those of layer archives.
+    pub(crate) archives: Vec<usize>,
+    /// Inode numbers have 32 bits.
+    pub(crate) narrow_numbers: bool,
     /// Device and inode number of the work directory, which cannot be used through the mount.
     pub(crate) workdir: Option<(u64, u64)>,
     /// Nothing can be written although there is an upper layer.
@@ -55,14 +68,19 @@ pub(super) fn open(
     lowers: &[Place],
     data: &[Place],
     writable: Option<&(Place, Place)>,
+    given: &Options,
     resolved: Resolved,
     mounter: Mounter,
 ) -> Result<Opened, Failure> {
+    let places = lowers;
     let open = |places: &[Place]| {
         let open = |place: &Place| DirLayer::open_lower(&place.path).map_err(|errno| refused(place, errno));
         places.iter().map(open).collect::<Result<Vec<_>, _>>()
     };
     let (lowers, data) = (open(lowers)?, open(data)?);
+    let is_archive =
+        |index: &usize| given.oci_whiteouts.as_ref().is_some_and(|layers| layers.contain(*index));
+    let archives = (0..lowers.len()).filter(is_archive).collect();
     let wanted = match resolved.marks {
         Marks::User => Some(Dialect::User),
         Marks::Best => None,
@@ -81,14 +99,27 @@ pub(super) fn open(
         marks_storable: false,
         redirects: redirects(resolved, dialect == Dialect::Trusted),
         metacopy: resolved.metacopy && dialect == Dialect::Trusted,
+        verity: match resolved.verity {
+            options::Verity::Off => Verity::Off,
+            options::Verity::On => Verity::On,
+            options::Verity::Require => Verity::Require,
+        },
+        follows_below: true,
+        redirect_max: KERNEL_REDIRECT_MAX,
         index: Index::Nothing,
         uuid: resolved.uuid,
         uuid_in_handles: true,
         durability: durability(resolved),
         offline_changes: true,
+        rules: rules(given),
+        archives,
+        narrow_numbers: given.ino32,
         workdir: None,
         forced_read_only: false,
     };
+    for (place, layer) in places.iter().zip(&opened.lowers) {
+        refuse_extended(place, layer)?;
+    }
     if let Some((upper, work)) = writable {
         open_writable(&mut opened, upper, work, wanted, resolved)?;
     }
@@ -106,7 +137,11 @@ fn open_writable(
     let workdir = layer.open_workdir(&work.path).map_err(|errno| refused(work, errno))?;
     let stat = layer.stat(At::Dir(&workdir)).map_err(|errno| refused(work, errno))?;
     opened.workdir = Some((stat.dev, stat.ino));
-    match work::prepare(&layer, &workdir, staging_mode()) {
+    if !resolved.extended {
+        refuse_extended(upper, &layer)?;
+    }
+    let known: &[&[u8]] = if resolved.extended { &[EXTENDED] } else { &[] };
+    match work::prepare(&layer, &workdir, staging_mode(), known) {
         Ok(dir) => layer.set_work(dir),
         Err(PrepareError::Incompatible) => return Err(incompatible(work)),
         Err(PrepareError::Failed { step, errno }) => {
@@ -127,8 +162,16 @@ fn open_writable(
     opened.dialect = abilities.dialect.unwrap_or(opened.dialect);
     opened.whiteouts = abilities.whiteouts;
     let trusted = opened.marks_storable && opened.dialect == Dialect::Trusted;
-    opened.redirects = redirects(resolved, trusted);
-    opened.metacopy = resolved.metacopy && trusted;
+    let extended = opened.marks_storable && !trusted && resolved.extended;
+    if extended {
+        work::mark_extended(&layer)
+            .map_err(|errno| Failure::path("record compat=extended on the layer", &upper.path, errno))?;
+        // Who made the lower layers may have been anybody; upper is the mounter's.
+        opened.follows_below = false;
+        opened.redirect_max = EXTENDED_REDIRECT_MAX;
+    }
+    opened.redirects = redirects(resolved, trusted || extended);
+    opened.metacopy = resolved.metacopy && (trusted || extended);
     opened.index = index(opened, &layer, resolved);
     let one_filesystem = opened.lowers.iter().all(|lower| lower.filesystem() == layer.filesystem());
     opened.uuid_in_handles = resolved.uuid != Uuid::Off || !one_filesystem;
@@ -149,6 +192,52 @@ fn open_writable(
     opened.upper = Some(layer);
     tell_choice(opened, wanted, upper);
     Ok(())
+}
+
+/// The kernel's parameter `redirect_max`.
+const KERNEL_REDIRECT_MAX: usize = 256;
+/// As long as a path can be; the filesystem may allow less.
+const EXTENDED_REDIRECT_MAX: usize = 4096;
+
+/// Refuses a layer that has to be read with extensions.
+fn refuse_extended(place: &Place, layer: &DirLayer) -> Result<(), Failure> {
+    let compat = work::compat(layer).map_err(|errno| refused(place, errno))?;
+    let Some(compat) = compat else {
+        return Ok(());
+    };
+    let hint = if compat == EXTENDED && place.role == Role::Upper {
+        "mount it with compat=extended, or turn it into a plain layer: acetate flatten"
+    } else {
+        "turn it into a plain layer first: acetate flatten"
+    };
+    let compat = String::from_utf8_lossy(&compat).into_owned();
+    Err(Failure::new(
+        format_args!(
+            "{}: {}: was written with compat={}",
+            place.role.words(),
+            shown(&place.path),
+            shown(&compat)
+        ),
+        hint,
+    ))
+}
+
+/// How the options have layers shown.
+fn rules(options: &Options) -> Rules {
+    /// What the kernel shows for ids without a counterpart, unless the administrator has changed it (proc(5)).
+    const OVERFLOW: u32 = 65534;
+    let overflow = |kind: &str| {
+        let text = std::fs::read_to_string(format!("/proc/sys/kernel/overflow{kind}"));
+        text.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(OVERFLOW)
+    };
+    Rules {
+        uids: options.owners.user_ids(overflow("uid")),
+        gids: options.owners.group_ids(overflow("gid")),
+        records: options.owners.xattr_permissions,
+        acls: !options.noacl,
+        static_nlink: options.static_nlink,
+        foreign_opaque: options.foreign_opaque,
+    }
 }
 
 /// What is done with redirects where marks can be trusted; else everybody could forge them.

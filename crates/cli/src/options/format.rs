@@ -1,7 +1,7 @@
 //! [`Options`] to option text, which parses back to the same.
 
 use super::names::FLAGS;
-use super::{Fsync, Options, RedirectDir, Switch, Uuid, Verity, Xino};
+use super::{Compat, Fsync, Options, RedirectDir, Switch, Uuid, Verity, Xino};
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
@@ -27,10 +27,21 @@ impl Options {
             word("uuid", self.uuid, Uuid::ALL),
             word("verity", self.verity, Verity::ALL),
             word("fsync", self.fsync, Fsync::ALL),
+            word("compat", self.compat, Compat::ALL),
         ];
         words.extend(choices.into_iter().flatten());
-        let plain =
-            [("userxattr", self.userxattr), ("allow_other", self.allow_other), ("remount", self.remount)];
+        words.extend(self.owners.words());
+        words.extend(self.oci_whiteouts.iter().map(super::ArchiveLayers::word));
+        words.extend(self.contexts.iter().map(|word| word.as_bytes().to_vec()));
+        let plain = [
+            ("userxattr", self.userxattr),
+            ("static_nlink", self.static_nlink),
+            ("noacl", self.noacl),
+            ("ino32_t", self.ino32),
+            ("foreign_opaque", self.foreign_opaque),
+            ("allow_other", self.allow_other),
+            ("remount", self.remount),
+        ];
         words.extend(plain.iter().filter(|(_, given)| *given).map(|(name, _)| name.as_bytes().to_vec()));
         words.extend(
             FLAGS

@@ -8,6 +8,7 @@ mod change;
 mod error;
 mod format;
 mod names;
+mod owners;
 mod parse;
 mod resolve;
 #[cfg(test)]
@@ -15,6 +16,7 @@ mod tests;
 
 pub(crate) use error::Error;
 pub(crate) use names::Flags;
+pub(crate) use owners::{ArchiveLayers, Owners};
 pub(crate) use parse::{Parsed, Unknown, parse};
 pub(crate) use resolve::{Marks, Mounter, Resolved, resolve};
 
@@ -95,6 +97,15 @@ choices! {
     }
 }
 choices! {
+    /// Who can read the upper layer.
+    Compat {
+        /// Every kernel.
+        Kernel = "kernel",
+        /// Only who knows the extensions: redirects and metadata-only copies with marks of users.
+        Extended = "extended",
+    }
+}
+choices! {
     /// What a copy-up makes durable.
     Fsync {
         /// The data of each file.
@@ -133,8 +144,24 @@ pub(crate) struct Options {
     pub(crate) verity: Option<Verity>,
     /// `fsync=`, `volatile`
     pub(crate) fsync: Option<Fsync>,
+    /// `compat=`
+    pub(crate) compat: Option<Compat>,
     /// `userxattr`
     pub(crate) userxattr: bool,
+    /// Who is shown as the owner of what.
+    pub(crate) owners: Owners,
+    /// `static_nlink`: directories show one link.
+    pub(crate) static_nlink: bool,
+    /// `noacl`: there are no access control lists.
+    pub(crate) noacl: bool,
+    /// `ino32_t`: inode numbers have 32 bits.
+    pub(crate) ino32: bool,
+    /// `context=` and its like, as they were given: SELinux labels, for the kernel.
+    pub(crate) contexts: Vec<OsString>,
+    /// `oci_whiteouts`: the lower layers whose `.wh.` files are whiteouts.
+    pub(crate) oci_whiteouts: Option<ArchiveLayers>,
+    /// `foreign_opaque`: opaque marks of fuse-overlayfs, and those of the other dialect, count.
+    pub(crate) foreign_opaque: bool,
     /// `allow_other`: let other users in although an ordinary user mounts.
     pub(crate) allow_other: bool,
     /// `fsname=`: the source that the mount table shows.

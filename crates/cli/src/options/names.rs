@@ -56,6 +56,7 @@ pub(super) const IGNORED: &[&str] = &[
     "_netdev",
     "async",
     "auto",
+    "clone_fd",
     "default_permissions",
     "defaults",
     "group",
@@ -86,10 +87,26 @@ pub(super) const IGNORED: &[&str] = &[
     "users",
 ];
 
-/// Ignored words that carry a value. The last four are what the mount table shows of every FUSE mount, which mount(8)
-/// repeats when it remounts.
-pub(super) const IGNORED_WITH_VALUE: &[&str] =
-    &["comment", "subtype", "user", "blksize", "group_id", "max_read", "user_id"];
+/// Ignored words that carry a value. Some are of fuse-overlayfs and change its speed only; `blksize`, `group_id`, `max_read`
+/// and `user_id` are what the mount table shows of every FUSE mount, which mount(8) repeats when it remounts.
+pub(super) const IGNORED_WITH_VALUE: &[&str] = &[
+    "blksize",
+    "comment",
+    "fast_ino",
+    "fast_ino_check",
+    "group_id",
+    "max_background",
+    "max_idle_threads",
+    "max_read",
+    "max_threads",
+    "max_write",
+    "subtype",
+    "threaded",
+    "timeout",
+    "user",
+    "user_id",
+    "writeback",
+];
 
 /// Options with a value that mean something.
 pub(super) const VALUED: &[&str] = &[
@@ -106,39 +123,35 @@ pub(super) const VALUED: &[&str] = &[
     "uuid",
     "verity",
     "fsync",
+    "compat",
     "fsname",
+    "uidmapping",
+    "gidmapping",
+    "squash_to_uid",
+    "squash_to_gid",
+    "xattr_permissions",
+    "context",
+    "fscontext",
+    "defcontext",
+    "rootcontext",
 ];
 
 /// Options without a value that mean something, besides [`FLAGS`].
-pub(super) const PLAIN: &[&str] = &["volatile", "userxattr", "allow_other", "remount"];
+pub(super) const PLAIN: &[&str] = &[
+    "volatile",
+    "userxattr",
+    "allow_other",
+    "remount",
+    "squash_to_root",
+    "static_nlink",
+    "noacl",
+    "ino32_t",
+    "oci_whiteouts",
+    "foreign_opaque",
+];
 
 /// Options of fuse-overlayfs that change what is seen, so that ignoring them would be wrong.
-pub(super) const LATER: &[&str] = &[
-    "allow_root",
-    "clone_fd",
-    "context",
-    "debug",
-    "defcontext",
-    "fast_ino",
-    "fast_ino_check",
-    "fscontext",
-    "gidmapping",
-    "ino32_t",
-    "max_write",
-    "noacl",
-    "noxattrs",
-    "plugins",
-    "rootcontext",
-    "squash_to_gid",
-    "squash_to_root",
-    "squash_to_uid",
-    "static_nlink",
-    "threaded",
-    "timeout",
-    "uidmapping",
-    "writeback",
-    "xattr_permissions",
-];
+pub(super) const LATER: &[&str] = &["allow_root", "debug", "noxattrs", "plugins"];
 
 /// The known word that `word` most resembles, if it resembles any.
 pub(super) fn meant(word: &str) -> Option<&'static str> {

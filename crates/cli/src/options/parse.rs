@@ -1,6 +1,7 @@
 //! Option text to [`Options`], word by word from left to right.
 
 use super::names::{FLAGS, Flags, IGNORED, IGNORED_WITH_VALUE, LATER, PLAIN, VALUED, meant};
+use super::owners::{self, ArchiveLayers};
 use super::{Error, Fsync, MAX_LOWERS, Options, Role};
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -29,7 +30,7 @@ pub(crate) struct Parsed {
 /// # Errors
 /// The first word that is wrong.
 pub(crate) fn parse<S: AsRef<OsStr>>(strings: &[S], unknown: Unknown) -> Result<Parsed, Error> {
-    let mut parser = Parser { parsed: Parsed::default(), source: LowerSource::None, unknown };
+    let mut parser = Parser { parsed: Parsed::default(), source: LowerSource::None, unknown, table: None };
     for string in strings {
         for word in words(string.as_ref().as_bytes()) {
             parser.word(word)?;
@@ -38,13 +39,19 @@ pub(crate) fn parse<S: AsRef<OsStr>>(strings: &[S], unknown: Unknown) -> Result<
     Ok(parser.parsed)
 }
 
-/// Splits at commas that no backslash protects. Backslashes stay.
+/// What stands before the quotes of an SELinux label.
+const LABELS: &[&[u8]] = &[b"context=", b"fscontext=", b"defcontext=", b"rootcontext="];
+
+/// Splits at commas that no backslash protects, nor the quotes around an SELinux label. Backslashes stay.
 fn words(text: &[u8]) -> Vec<&[u8]> {
     let mut words = Vec::new();
     let mut start = 0;
-    let mut protected = false;
+    let (mut protected, mut quoted) = (false, false);
     for (i, &byte) in text.iter().enumerate() {
-        if byte == b',' && !protected {
+        if byte == b'"' {
+            quoted = !quoted && LABELS.contains(&&text[start..i]);
+        }
+        if byte == b',' && !protected && !quoted {
             words.push(&text[start..i]);
             start = i + 1;
         }
@@ -83,10 +90,16 @@ struct Parser {
     parsed: Parsed,
     source: LowerSource,
     unknown: Unknown,
+    /// The table of ids that the word before was about.
+    table: Option<&'static str>,
 }
 
 impl Parser {
     fn word(&mut self, word: &[u8]) -> Result<(), Error> {
+        match self.table {
+            Some(option) if owners::goes_on(word) => return self.add_ranges(option, word),
+            _ => self.table = None,
+        }
         let (name, value) = match word.iter().position(|&byte| byte == b'=') {
             Some(at) => (&word[..at], Some(&word[at + 1..])),
             None => (word, None),
@@ -99,6 +112,10 @@ impl Parser {
             return self.valued(option, value.ok_or(Error::NoValue { option })?);
         }
         if value.is_some() && IGNORED_WITH_VALUE.contains(&known) {
+            return Ok(());
+        }
+        if let ("oci_whiteouts", Some(value)) = (known, value) {
+            self.parsed.options.oci_whiteouts = Some(ArchiveLayers::parse(value)?);
             return Ok(());
         }
         if LATER.contains(&known) {
@@ -124,6 +141,12 @@ impl Parser {
         match known {
             "volatile" => options.fsync = Some(Fsync::Volatile),
             "userxattr" => options.userxattr = true,
+            "squash_to_root" => options.owners.squash_to_root = true,
+            "static_nlink" => options.static_nlink = true,
+            "noacl" => options.noacl = true,
+            "ino32_t" => options.ino32 = true,
+            "oci_whiteouts" => options.oci_whiteouts = Some(ArchiveLayers::All),
+            "foreign_opaque" => options.foreign_opaque = true,
             "allow_other" => options.allow_other = true,
             "remount" => options.remount = true,
             _ => {}
@@ -142,6 +165,21 @@ impl Parser {
             "uuid" => options.uuid = Some(choose(option, value, super::Uuid::ALL)?),
             "verity" => options.verity = Some(choose(option, value, super::Verity::ALL)?),
             "fsync" => options.fsync = Some(choose(option, value, Fsync::ALL)?),
+            "compat" => options.compat = Some(choose(option, value, super::Compat::ALL)?),
+            "uidmapping" | "gidmapping" => {
+                let owners = &mut options.owners;
+                let ranges = if option == "uidmapping" { &mut owners.uids } else { &mut owners.gids };
+                ranges.clear();
+                self.table = Some(option);
+                return self.add_ranges(option, value);
+            }
+            "squash_to_uid" => options.owners.squash_to_uid = Some(owners::id(option, value)?),
+            "squash_to_gid" => options.owners.squash_to_gid = Some(owners::id(option, value)?),
+            "xattr_permissions" => options.owners.xattr_permissions = owners::records(value)?,
+            "context" | "fscontext" | "defcontext" | "rootcontext" => {
+                let word = [option.as_bytes(), b"=", not_empty(option, value)?].concat();
+                options.contexts.push(OsString::from_vec(word));
+            }
             "fsname" => options.fsname = Some(unescape(not_empty(option, value)?)),
             "upperdir" => {
                 let path = unescape(not_empty(option, value)?);
@@ -189,6 +227,17 @@ impl Parser {
         list.push(path.clone());
         self.parsed.mentioned.push((role, path));
         self.count()
+    }
+
+    fn add_ranges(&mut self, option: &'static str, value: &[u8]) -> Result<(), Error> {
+        let more = owners::ranges(option, value)?;
+        let owners = &mut self.parsed.options.owners;
+        if option == "uidmapping" {
+            owners.uids.extend(more)
+        } else {
+            owners.gids.extend(more)
+        }
+        Ok(())
     }
 
     fn count(&self) -> Result<(), Error> {

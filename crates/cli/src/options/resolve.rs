@@ -1,6 +1,6 @@
 //! The rules that tie options to one another, in the order in which the kernel's overlayfs applies them.
 
-use super::{Error, Fsync, Options, RedirectDir, Role, Switch, Uuid, Verity, Xino};
+use super::{Compat, Error, Fsync, Options, RedirectDir, Role, Switch, Uuid, Verity, Xino};
 
 /// What the one who mounts may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +41,8 @@ pub(crate) struct Resolved {
     pub(crate) verity: Verity,
     /// What is made durable.
     pub(crate) fsync: Fsync,
+    /// Marks of users may be redirects and metadata-only copies.
+    pub(crate) extended: bool,
 }
 
 /// Applies the rules.
@@ -51,6 +53,7 @@ pub(crate) struct Resolved {
 pub(crate) fn resolve(options: &Options, mounter: Mounter) -> Result<Resolved, Error> {
     let writable = options.upper.is_some();
     let on = |switch: Option<Switch>| switch == Some(Switch::On);
+    let extended = writable && options.compat == Some(Compat::Extended);
     let mut resolved = Resolved {
         marks: if options.userxattr { Marks::User } else { Marks::Best },
         redirect_dir: redirect_in_force(options),
@@ -67,10 +70,18 @@ pub(crate) fn resolve(options: &Options, mounter: Mounter) -> Result<Resolved, E
             Fsync::Volatile if !writable => Fsync::Auto,
             other => other,
         },
+        extended,
     };
+    if extended {
+        extend(options, &mut resolved);
+    }
     tie_metacopy(options, &mut resolved)?;
     tie_export(options, &mut resolved)?;
-    if options.userxattr {
+    if extended {
+        if mounter == Mounter::User || options.userxattr {
+            user_may_not_verify(options)?;
+        }
+    } else if options.userxattr {
         if options.redirect_dir.is_some() && redirect_in_force(options) != RedirectDir::NoFollow {
             return Err(Error::Conflict { option: "userxattr", other: "redirect_dir" });
         }
@@ -83,8 +94,17 @@ pub(crate) fn resolve(options: &Options, mounter: Mounter) -> Result<Resolved, E
         user_may(options, redirect_in_force(options))?;
     }
     stack(options)?;
-    not_yet(options)?;
     Ok(resolved)
+}
+
+/// What `compat=extended` is for is on unless an option says otherwise.
+fn extend(options: &Options, resolved: &mut Resolved) {
+    if options.redirect_dir.is_none() {
+        resolved.redirect_dir = RedirectDir::On;
+    }
+    if options.metacopy.is_none() && resolved.redirect_dir == RedirectDir::On && !resolved.nfs_export {
+        resolved.metacopy = true;
+    }
 }
 
 /// Copies of attributes are found by redirects.
@@ -131,6 +151,16 @@ fn user_may(options: &Options, redirect: RedirectDir) -> Result<(), Error> {
     let refused = [
         (options.redirect_dir.is_some() && redirect != RedirectDir::NoFollow, "redirect_dir"),
         (options.metacopy == Some(Switch::On), "metacopy=on"),
+    ];
+    match refused.iter().find(|(given, _)| *given) {
+        Some((_, option)) => Err(Error::Privilege { option }),
+        None => user_may_not_verify(options),
+    }
+}
+
+/// What rests on marks of lower layers.
+fn user_may_not_verify(options: &Options) -> Result<(), Error> {
+    let refused = [
         (options.verity.is_some_and(|verity| verity != Verity::Off), "verity"),
         (!options.data.is_empty(), "datadir+"),
     ];
@@ -150,14 +180,4 @@ fn stack(options: &Options) -> Result<(), Error> {
         (None, _) if options.lowers.len() + options.data.len() == 1 => Err(Error::OnlyOne),
         _ => Ok(()),
     }
-}
-
-/// What this version cannot do. On a mount without upper some of it comes to nothing and is accepted.
-fn not_yet(options: &Options) -> Result<(), Error> {
-    let not = |option: &str, instead| Err(Error::NotYet { option: option.into(), instead });
-    if let Some(verity @ (Verity::On | Verity::Require)) = options.verity {
-        let word = Verity::ALL.iter().find(|(each, _)| *each == verity).map_or("on", |(_, word)| word);
-        return not(&format!("verity={word}"), "leave it out: digests are then not checked");
-    }
-    Ok(())
 }

@@ -98,6 +98,25 @@ fn options_switch_others_on_and_off() {
 }
 
 #[test]
+fn users_get_redirects_where_the_layer_is_said_to_be_extended() {
+    let resolved = |text: &str, mounter| {
+        parse(&[format!("{PATHS},{text}")], Unknown::Refuse)
+            .and_then(|parsed| resolve(&parsed.options, mounter))
+    };
+    for (text, mounter) in [("compat=extended,userxattr", Mounter::Admin), ("compat=extended", Mounter::User)]
+    {
+        let on = resolved(text, mounter).unwrap();
+        assert_eq!((on.redirect_dir, on.metacopy, on.extended), (RedirectDir::On, true, true), "{text}");
+    }
+    let less = resolved("compat=extended,metacopy=off", Mounter::User).unwrap();
+    assert_eq!((less.redirect_dir, less.metacopy), (RedirectDir::On, false));
+    let none = resolved("compat=extended,redirect_dir=nofollow", Mounter::User).unwrap();
+    assert_eq!((none.redirect_dir, none.metacopy), (RedirectDir::NoFollow, false));
+    assert!(resolved("compat=extended,verity=on", Mounter::User).is_err());
+    assert!(!resolved("compat=kernel", Mounter::User).unwrap().extended);
+}
+
+#[test]
 fn layer_lists_are_split_as_the_kernel_splits_them() {
     let lowers = |text: &str| parse(&[text], Unknown::Refuse).map(|parsed| parsed.options.lowers);
     assert_eq!(lowers(r"lowerdir=a\:b:c").unwrap(), ["a:b", "c"]);
@@ -118,6 +137,45 @@ fn a_misspelt_word_is_named_with_the_one_that_was_meant() {
     assert!(text.contains("uperdir") && text.contains("upperdir"), "{text}");
 }
 
+#[test]
+fn tables_of_ids_are_read_as_engines_write_them() {
+    use acetate_layer::view::{Ids, Range};
+    let owners = |text: &str| parse(&[text], Unknown::Refuse).map(|parsed| parsed.options.owners);
+    let range = |stored, shown, count| Range { stored, shown, count };
+    let podman = owners("uidmapping=:0:1:3333:3333:0:1,gidmapping=:0:1:10,,volatile").unwrap();
+    assert_eq!(podman.uids, [range(0, 1, 3333), range(3333, 0, 1)]);
+    assert_eq!(podman.gids, [range(0, 1, 10)]);
+    let manual = owners("uidmapping=0:10:100,100:10000:2000").unwrap();
+    assert_eq!(manual.uids, [range(0, 10, 100), range(100, 10000, 2000)]);
+    let wrong = [
+        "uidmapping=0:1",
+        "uidmapping=0:1:0",
+        "uidmapping=0:4294967295:2",
+        "gidmapping=a:b:c",
+        "uidmapping=",
+    ];
+    for text in wrong {
+        assert!(owners(text).is_err(), "{text}");
+    }
+    let squashed = owners("squash_to_root,squash_to_uid=7,uidmapping=0:1:1,xattr_permissions=2").unwrap();
+    assert_eq!((squashed.user_ids(9), squashed.group_ids(9)), (Ids::All(7), Ids::All(0)));
+    for text in ["squash_to_uid=-1", "squash_to_gid=4294967295", "squash_to_uid=x", "xattr_permissions=3"] {
+        assert!(owners(text).is_err(), "{text}");
+    }
+}
+
+#[test]
+fn words_of_fuse_overlayfs_and_labels_are_taken() {
+    let text = r#"context="system_u:object_r:container_file_t:s0:c1,c2",static_nlink,noacl,ino32_t,fast_ino=1,timeout=0.5,oci_whiteouts=1:3"#;
+    let options = parse(&[text], Unknown::Refuse).unwrap().options;
+    assert_eq!(options.contexts, [r#"context="system_u:object_r:container_file_t:s0:c1,c2""#]);
+    assert!(options.static_nlink && options.noacl && options.ino32);
+    let layers = options.oci_whiteouts.as_ref().unwrap();
+    assert_eq!([0, 1, 2].map(|index| layers.contain(index)), [true, false, true]);
+    assert_eq!(parse(&[options.format()], Unknown::Refuse).unwrap().options, options);
+    assert!(parse(&["oci_whiteouts=0"], Unknown::Refuse).is_err());
+}
+
 proptest! {
     #[test]
     fn what_is_formatted_parses_back(
@@ -133,4 +191,49 @@ proptest! {
         let parsed = parse(&[options.format()], Unknown::Refuse);
         prop_assert_eq!(parsed.unwrap().options, options);
     }
+
+    /// Longer: `PROPTEST_CASES=1000000 cargo test --release -p acetate fuzz`.
+    #[test]
+    fn fuzz_any_text_is_refused_or_means_the_same_when_written_again(words in prop::collection::vec(word(), 0..8)) {
+        let text = OsString::from_vec(words.join(&b','));
+        for unknown in [Unknown::Refuse, Unknown::Ignore] {
+            match parse(&[&text], unknown) {
+                Err(error) => prop_assert!(!error.to_string().is_empty() && !error.hint().is_empty()),
+                Ok(Parsed { options, .. }) => {
+                    for mounter in [Mounter::Admin, Mounter::User] {
+                        if let Err(error) = resolve(&options, mounter) {
+                            prop_assert!(!error.to_string().is_empty() && !error.hint().is_empty());
+                        }
+                    }
+                    // Data-only layers alone have no form as a list, and make no mount.
+                    if !options.lowers.is_empty() || options.data.is_empty() {
+                        let again = parse(&[options.format()], Unknown::Refuse);
+                        prop_assert_eq!(again.map(|parsed| parsed.options), Ok(options));
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// A word of an option string: mostly one that is known, with a value that may be right.
+fn word() -> impl Strategy<Value = Vec<u8>> {
+    let names: Vec<&'static str> = [names::VALUED, names::PLAIN, names::IGNORED, names::IGNORED_WITH_VALUE]
+        .concat()
+        .into_iter()
+        .chain(names::FLAGS.iter().map(|(name, ..)| *name))
+        .collect();
+    let value = prop_oneof![
+        prop::sample::select(vec!["on", "off", "auto", "follow", "extended", "null", "require", "strict"])
+            .prop_map(|word| word.as_bytes().to_vec()),
+        "[0-9:]{0,12}".prop_map(String::into_bytes),
+        "[a-c/:,\\\\\"=]{0,10}".prop_map(String::into_bytes),
+        prop::collection::vec(any::<u8>(), 0..6),
+    ];
+    let name = prop::sample::select(names).prop_map(|name| name.as_bytes().to_vec());
+    prop_oneof![
+        (name.clone(), value.clone()).prop_map(|(name, value)| [name, value].join(&b'=')),
+        name,
+        value,
+    ]
 }

@@ -48,7 +48,7 @@ pub fn mounted(name: &str, tuning: Tuning, fill: impl FnOnce(&Path)) -> Option<M
     let connection = Connection::mount(&merged, &spec).unwrap().with_tuning(tuning);
     let mut upper = DirLayer::open_upper(&home.join("upper")).unwrap();
     let workdir = upper.open_workdir(&home.join("work")).unwrap();
-    let staging = work::prepare(&upper, &workdir, 0).unwrap();
+    let staging = work::prepare(&upper, &workdir, 0, &[]).unwrap();
     upper.set_work(staging);
     let lowers = vec![DirLayer::open_lower(&home.join("lower")).unwrap()];
     let stack = Stack { upper: Some(upper), lowers, data: Vec::new() };

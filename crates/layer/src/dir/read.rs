@@ -4,6 +4,7 @@ use super::handle::Id;
 use super::name::Name;
 use super::target::Target;
 use super::{Dir, DirLayer, File};
+use crate::mark::Digest;
 use crate::{Access, At, Errno, FsId, Handle, Kind, Layer, RawEntry, Rdev, Result, Seek, Stat, StatFs, Time};
 use acetate_sys::open::{open_below, reopen};
 use acetate_sys::{retry, xattr};
@@ -149,6 +150,14 @@ impl Layer for DirLayer {
         }
         let fd = self.open_for_flags(at)?;
         Ok(rustix::fs::ioctl_getflags(fd)?.bits())
+    }
+
+    fn verity(&self, file: &File) -> Result<Option<Digest>> {
+        let measured = acetate_sys::verity::measure(file.as_fd())?;
+        // The format has one byte for it.
+        Ok(measured.and_then(|(algorithm, bytes)| {
+            u8::try_from(algorithm).ok().map(|algorithm| Digest { algorithm, bytes })
+        }))
     }
 
     fn handle(&self, at: At<'_, Self>) -> Result<Option<Handle>> {

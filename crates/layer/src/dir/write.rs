@@ -235,6 +235,11 @@ impl UpperLayer for DirLayer {
         self.sync(At::Open(file), false)
     }
 
+    fn failed_writes(&self, file: &File) -> Result<()> {
+        self.writable()?;
+        acetate_sys::writeback::failed_writes(file.as_fd())
+    }
+
     fn sync_fs(&self) -> Result<()> {
         self.writable()?;
         rustix::fs::syncfs(&*self.full()?)

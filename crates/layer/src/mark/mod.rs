@@ -5,6 +5,7 @@
 //! objects at once.
 
 mod links;
+mod metacopy;
 mod names;
 mod origin;
 mod protattr;
@@ -12,6 +13,7 @@ mod redirect;
 mod whiteout;
 
 pub use links::Links;
+pub use metacopy::{BrokenMetacopy, Digest};
 pub use names::{is_private, to_disk, to_user};
 pub use origin::Origin;
 pub use protattr::ProtAttr;
@@ -50,7 +52,13 @@ pub enum Mark {
     Uuid,
     /// On an empty regular file: a whiteout.
     Whiteout,
+    /// On the upper root: the layer holds what the kernel does not read ([`EXTENDED`]). Not a mark of the kernel's.
+    Compat,
 }
+
+/// The value of [`Mark::Compat`], and the name of the feature in the work directory: redirects and metadata-only copies
+/// with marks of [`Dialect::User`].
+pub const EXTENDED: &[u8] = b"extended";
 
 macro_rules! names {
     ($prefix:literal, $mark:expr) => {
@@ -65,6 +73,7 @@ macro_rules! names {
             Mark::ProtAttr => concat!($prefix, "protattr"),
             Mark::Uuid => concat!($prefix, "uuid"),
             Mark::Whiteout => concat!($prefix, "whiteout"),
+            Mark::Compat => concat!($prefix, "compat"),
         }
     };
 }
@@ -107,6 +116,8 @@ pub fn opaque(value: Option<&[u8]>) -> Opaque {
     }
 }
 
+#[cfg(test)]
+mod fuzz;
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -3,8 +3,12 @@
 use crate::error::{OpError, Result, Step};
 use crate::handle::{OpenFile, RealFile};
 use crate::{Durability, HandleId, NodeId, Overlay};
-use acetate_layer::{Access, At, Seek, UpperLayer};
+use acetate_layer::{Access, At, Errno, Seek, UpperLayer};
 use std::os::fd::BorrowedFd;
+use std::sync::atomic::Ordering;
+
+/// What a volatile mount answers once data has been lost.
+const LOST: OpError = OpError::Layer { step: "write data in the background", errno: Errno::IO };
 
 impl<L: UpperLayer> Overlay<L> {
     /// Runs `act` on an open regular file.
@@ -108,7 +112,7 @@ impl<L: UpperLayer> Overlay<L> {
     /// [`OpError::Layer`].
     pub fn fsync(&self, handle: HandleId, data_only: bool) -> Result<()> {
         if self.config.durability == Durability::Nothing {
-            return Ok(());
+            return self.with_file(handle, |_, real| self.check_background(&real));
         }
         self.with_file(handle, |open, real| match real.lower {
             // Of a copy of attributes these are what there is to sync.
@@ -122,13 +126,22 @@ impl<L: UpperLayer> Overlay<L> {
         })
     }
 
+    /// On a volatile mount: fails if data has been lost since it was mounted, as far as that is known. Nothing is made
+    /// durable, but who relies on what was written learns that it cannot be.
+    fn check_background(&self, real: &RealFile<L>) -> Result<()> {
+        if real.lower.is_none() && self.upper_layer()?.failed_writes(&real.file).is_err() {
+            self.lost_data.store(true, Ordering::Release);
+        }
+        if self.lost_data.load(Ordering::Acquire) { Err(LOST) } else { Ok(()) }
+    }
+
     /// Makes the entries of a directory durable. Nothing to do for lower directories.
     ///
     /// # Errors
     /// [`OpError::Layer`].
     pub fn fsyncdir(&self, node: NodeId, data_only: bool) -> Result<()> {
         if self.config.durability == Durability::Nothing {
-            return Ok(());
+            return if self.lost_data.load(Ordering::Acquire) { Err(LOST) } else { Ok(()) };
         }
         let node = self.dir(node)?;
         let state = node.state.read();

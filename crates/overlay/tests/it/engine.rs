@@ -49,7 +49,7 @@ impl Engine {
         let faults = Faults::new();
         let upper = &mut layers[0];
         let workdir = upper.workdir().clone();
-        let work = work::prepare(upper, &workdir, 0).unwrap();
+        let work = work::prepare(upper, &workdir, 0, &[]).unwrap();
         upper.set_work(work);
         if config.index != Index::Nothing {
             let index = work::open_index(upper, &workdir, 0).unwrap();

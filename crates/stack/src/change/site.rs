@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use acetate_layer::dir::{Dir, DirLayer};
-use acetate_layer::mark::{Dialect, Mark};
+use acetate_layer::mark::{Dialect, EXTENDED, Mark};
 use acetate_layer::work::{self, PrepareError, Staging};
 use acetate_layer::{At, Errno, Kind, Layer, Rename, SetTime, SetXattr, UpperLayer};
 
@@ -78,12 +78,19 @@ impl Site {
             Ok(None) | Err(Errno::OPNOTSUPP) => Found::Nothing,
             Err(errno) => return Err(opened(upper)(errno)),
         };
-        let staging = match work::prepare(&layer, &workdir, STAGING_MODE) {
+        // What users' marks may lead to is followed here, too, and stays said until nothing of it is left.
+        let extended = dialect == Dialect::User
+            && work::compat(&layer).map_err(opened(upper))?.as_deref() == Some(EXTENDED);
+        let known: &[&[u8]] = if extended { &[EXTENDED] } else { &[] };
+        let staging = match work::prepare(&layer, &workdir, STAGING_MODE, known) {
             Err(PrepareError::Incompatible) => return Err(Error::Unfinished(work.into())),
             Err(PrepareError::Failed { step, errno }) => return Err(failed(b"", step)(errno)),
             Ok(staging) => staging,
         };
         layer.set_work(staging);
+        if extended {
+            work::mark_extended(&layer).map_err(opened(upper))?;
+        }
         let abilities =
             work::probe(&layer, Some(dialect)).map_err(failed(b"", "try the staging directory"))?;
         let staging = Staging::new(dialect, abilities.whiteouts);
@@ -108,6 +115,14 @@ impl Site {
             }
         }
         Held::clear(&self.layer).map_err(failed(b"", "remove the note in the staging directory"))
+    }
+
+    /// Records that the layer holds no redirect and no metadata-only copy any more, so that any mount may read it.
+    ///
+    /// # Errors
+    /// Those of the filesystem.
+    pub fn declare_plain(&self) -> Result<()> {
+        work::unmark_extended(&self.layer).map_err(failed(b"", "take the mark compat=extended away"))
     }
 
     /// A directory of the layer.

@@ -100,5 +100,8 @@ fn flattened(named: &Named, site: &Site) -> Result<Vec<change::Step>, Failure> {
     let stack: Stack = named.layers.open()?;
     let steps = change::flatten::plan(&stack)?;
     site.run(&stack, &steps)?;
+    if change::flatten::plan(&named.layers.open()?)?.is_empty() {
+        site.declare_plain()?;
+    }
     Ok(steps)
 }
