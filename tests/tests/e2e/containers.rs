@@ -8,7 +8,7 @@ use acetate_testkit::need::{Need, have};
 use acetate_testkit::scratch::Scratch;
 use anyhow::Result;
 
-use super::engines::run;
+use super::engines::{Guard, Registry, run};
 
 const NEEDS: [Need; 4] = [Need::Root, Need::Fuse, Need::KernelOverlay, Need::Tool("busybox")];
 
@@ -29,6 +29,34 @@ fn script(name: &str, wrapper: Option<&str>, variables: &[(&str, &str)]) -> Resu
     command.env("D", scratch.path()).env("ACETATE", acetate_bin()?);
     command.env("CONTAINERS_CONF", here.join("images/containers.conf")).envs(variables.iter().copied());
     run(&mut command).map(drop)
+}
+
+const PODMAN: [&str; 3] = ["podman", "runc", "unshare"];
+
+#[test]
+fn podman_mounts_by_us_and_shares_its_store_with_the_kernel() -> Result<()> {
+    if !can("podman", &PODMAN)? {
+        return Ok(());
+    }
+    script("podman.sh", None, &[("SHARED", "yes")])
+}
+
+#[test]
+fn podman_without_root_mounts_by_us() -> Result<()> {
+    if !can("rootless podman", &[&PODMAN[..], &["newuidmap", "setpriv"]].concat())? {
+        return Ok(());
+    }
+    script("podman.sh", Some("rootless.sh"), &[])
+}
+
+#[test]
+fn dockers_fuse_overlayfs_driver_finds_us() -> Result<()> {
+    if !can("docker", &["dockerd", "docker", "docker-init", "docker-registry", "unshare"])? {
+        return Ok(());
+    }
+    let scratch = Scratch::new("registry")?;
+    let registry = Registry::start(&scratch.dir("registry")?, Guard::default())?;
+    script("docker.sh", None, &[("REGISTRY", &format!("127.0.0.1:{}", registry.port))])
 }
 
 #[test]

@@ -76,6 +76,11 @@ fn follow(page: &str, tools: &[&'static str]) -> Result<()> {
 }
 
 #[test]
+fn rootless_podman() -> Result<()> {
+    follow("rootless-podman.md", &["podman", "runc", "newuidmap", "setpriv", "busybox"])
+}
+
+#[test]
 fn ci_without_privilege() -> Result<()> {
     follow("ci-without-privilege.md", &["newuidmap", "setpriv", "busybox"])
 }

@@ -1,6 +1,6 @@
 //! Whether options ask for another mount than the one that is there.
 
-use super::Options;
+use super::{Options, Owners};
 use std::ffi::{OsStr, OsString};
 
 impl Options {
@@ -33,7 +33,15 @@ impl Options {
             (differs(self.uuid, mounted.uuid), "uuid"),
             (differs(self.verity, mounted.verity), "verity"),
             (differs(self.fsync, mounted.fsync), "fsync"),
+            (differs(self.compat, mounted.compat), "compat"),
+            (differs(self.oci_whiteouts.as_ref(), mounted.oci_whiteouts.as_ref()), "oci_whiteouts"),
+            (self.owners != Owners::default() && self.owners != mounted.owners, "the owners that are shown"),
+            (!self.contexts.is_empty() && self.contexts != mounted.contexts, "context"),
             (self.userxattr && !mounted.userxattr, "userxattr"),
+            (self.static_nlink && !mounted.static_nlink, "static_nlink"),
+            (self.noacl && !mounted.noacl, "noacl"),
+            (self.ino32 && !mounted.ino32, "ino32_t"),
+            (self.foreign_opaque && !mounted.foreign_opaque, "foreign_opaque"),
         ];
         differences.iter().find(|(differs, _)| *differs).map(|(_, option)| *option)
     }
