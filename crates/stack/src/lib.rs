@@ -101,6 +101,12 @@ fn split(path: &[u8]) -> Option<(&[u8], &[u8])> {
     })
 }
 
+/// Whether a layer was written with `compat=extended` (docs/semantics.md, "Where directories can be renamed").
+pub(crate) fn is_extended(layer: &DirLayer, dialect: Dialect) -> acetate_layer::Result<bool> {
+    let compat = acetate_layer::work::compat(layer)?;
+    Ok(dialect == Dialect::User && compat.as_deref() == Some(acetate_layer::mark::EXTENDED))
+}
+
 /// Layers over one another, open for reading.
 #[derive(Debug)]
 pub struct Stack {
@@ -111,6 +117,9 @@ pub struct Stack {
     data: usize,
     has_upper: bool,
     dialect: Dialect,
+    /// The upper layer was written with `compat=extended`: its redirects and metacopy marks are followed though they are
+    /// `user.overlay.*`.
+    extended: bool,
 }
 
 impl Stack {
@@ -140,8 +149,12 @@ impl Stack {
         let open = |path: &PathBuf| {
             DirLayer::open_lower(path).map_err(|errno| Error::Open { path: path.clone(), errno })
         };
-        let layers = paths.iter().map(open).collect::<Result<_>>()?;
-        Ok(Stack { layers, paths, data: 0, has_upper: upper.is_some(), dialect })
+        let layers = paths.iter().map(open).collect::<Result<Vec<_>>>()?;
+        let extended = match (layers.first(), upper) {
+            (Some(layer), Some(_)) => is_extended(layer, dialect).map_err(failed(b"", "read a mark"))?,
+            _ => false,
+        };
+        Ok(Stack { layers, paths, data: 0, has_upper: upper.is_some(), dialect, extended })
     }
 
     /// What all layers show together.

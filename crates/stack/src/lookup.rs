@@ -70,6 +70,7 @@ impl View<'_> {
         if search.wants_data && search.problem.is_none() {
             search.problem = Some(match self.stack.dialect() {
                 Dialect::Trusted => Problem::NoData,
+                Dialect::User if self.stack.extended => Problem::NoData,
                 Dialect::User => Problem::Refused,
             });
         }
@@ -213,7 +214,7 @@ impl View<'_> {
         if !is_dir {
             search.wants_data = object.metacopy;
             if object.metacopy {
-                self.follow(object, prefix, rest, search, last);
+                self.follow(seen.layer, object, prefix, rest, search, last);
             } else {
                 search.stop = hides(How::Object);
             }
@@ -229,15 +230,24 @@ impl View<'_> {
             search.stop = hides(How::Opaque);
             return;
         }
-        self.follow(object, prefix, rest, search, last);
+        self.follow(seen.layer, object, prefix, rest, search, last);
     }
 
     /// Lets a redirect lead the search.
-    fn follow(&self, object: &Object, prefix: &[Vec<u8>], rest: &[Vec<u8>], search: &mut Search, last: bool) {
+    fn follow(
+        &self,
+        number: usize,
+        object: &Object,
+        prefix: &[Vec<u8>],
+        rest: &[Vec<u8>],
+        search: &mut Search,
+        last: bool,
+    ) {
         if last || object.redirect.is_none() {
             return;
         }
-        if self.stack.dialect() == Dialect::User {
+        // Whoever owns a file can set such marks: they only count in a layer that is closed to others.
+        if self.stack.dialect() == Dialect::User && !(self.stack.extended && number == 0) {
             search.problem = Some(Problem::Refused);
             return;
         }

@@ -603,3 +603,35 @@ fn an_upper_layer_becomes_an_image_and_images_are_compared() -> Result<()> {
     ensure!(output.status.code() == Some(2), "{output:?}");
     Ok(())
 }
+
+#[test]
+fn an_extended_layer_becomes_one_that_the_kernel_reads() -> Result<()> {
+    if !can("extended layers flattened", &[Need::Fuse, Need::Tool("strace")])? {
+        return Ok(());
+    }
+    let scratch = Scratch::new("change-extended")?;
+    let site = Site { root: scratch.dir("made")?, options: "userxattr" };
+    for dir in ["lower", "upper", "work", "merged"] {
+        fs::create_dir_all(site.path(dir))?;
+    }
+    fill(&site.path("lower"))?;
+    let extended = Site { root: site.root.clone(), options: "userxattr,compat=extended" };
+    let mount = extended.mount(&Driver::acetate()?, "lower")?;
+    edit(mount.path())?;
+    let before = comparable(Fingerprint::take(mount.path())?);
+    mount.unmount()?;
+    ensure!(site.mount(&Driver::Kernel, "lower").is_err(), "the kernel stays away");
+    let args = [&["flatten", "--userxattr"][..], &LAYERS[..]].concat();
+    for n in [1, 3, 6, 9] {
+        let killed = site.copied(&scratch.path().join(format!("killed-{n}")))?;
+        if killed.killed_at("renameat2", &args, n)? || killed.killed_at("unlinkat", &args, n)? {
+            ensure!(killed.mount(&Driver::Kernel, "lower").is_err(), "the kernel stays away from half of it");
+        }
+        killed.ends(0, &args)?;
+        before.expect(&killed.shows("lower")?, "killed and flattened")?;
+    }
+    site.ends(0, &args)?;
+    before.expect(&site.shows("lower")?, "flattened")?;
+    ensure!(site.ends(0, &args)? == "nothing to do\n");
+    Ok(())
+}

@@ -9,7 +9,7 @@ use acetate_layer::{At, Errno, Kind, Layer, Rename, SetTime, SetXattr, UpperLaye
 
 use super::note::Held;
 use super::{Act, Step};
-use crate::{Error, Result, Stack, failed, split};
+use crate::{Error, Result, Stack, failed, is_extended, split};
 
 const CAPABILITY: &[u8] = b"security.capability";
 const STAGING_MODE: u32 = 0o700;
@@ -79,8 +79,7 @@ impl Site {
             Err(errno) => return Err(opened(upper)(errno)),
         };
         // What users' marks may lead to is followed here, too, and stays said until nothing of it is left.
-        let extended = dialect == Dialect::User
-            && work::compat(&layer).map_err(opened(upper))?.as_deref() == Some(EXTENDED);
+        let extended = is_extended(&layer, dialect).map_err(opened(upper))?;
         let known: &[&[u8]] = if extended { &[EXTENDED] } else { &[] };
         let staging = match work::prepare(&layer, &workdir, STAGING_MODE, known) {
             Err(PrepareError::Incompatible) => return Err(Error::Unfinished(work.into())),
