@@ -56,6 +56,17 @@ pub enum PrepareError {
     },
 }
 
+impl std::fmt::Display for PrepareError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            PrepareError::Incompatible => f.write_str("the work directory is marked by an unknown feature"),
+            PrepareError::Failed { step, errno } => write!(f, "the work directory: {step}: {errno}"),
+        }
+    }
+}
+
+impl std::error::Error for PrepareError {}
+
 /// Sweeps and makes `<workdir>/work` and returns it.
 ///
 /// `known` are the features that may have marked it; they have to mark it anew.

@@ -14,9 +14,11 @@ fn sh(dir: &std::path::Path, script: &str) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// A filesystem in an image that cannot grow, which shows when pages are written in the background.
+/// A filesystem in an image that cannot grow, which shows when pages are written in the background. With a journal, which
+/// cannot be written either, it would become read-only.
 const SETUP: &str = "mkdir t fs l m; mount -t tmpfs -o size=24m none t; truncate -s 200M t/img
-     mkfs.ext4 -q -E lazy_itable_init=0,nodiscard t/img; mount -o loop t/img fs; mkdir fs/u fs/w; echo l >l/f";
+     mkfs.ext4 -q -O ^has_journal -E lazy_itable_init=0,nodiscard t/img
+     mount -o loop,errors=continue t/img fs; mkdir fs/u fs/w; echo l >l/f";
 
 const CLEAR: &str = "umount -l m 2>/dev/null || :; umount fs || umount -l fs; umount t || umount -l t";
 
@@ -50,7 +52,10 @@ fn fsync_fails_once_data_was_lost() -> Result<()> {
                 said
             });
         sh(scratch.path(), CLEAR)?;
-        assert_eq!(said?, "Input/output error\n".repeat(2), "{}", driver.name());
+        let said = said?;
+        // What the disk said last: of pages of the file, or of blocks that hold what describes it.
+        let lost = |line| ["Input/output error", "No space left on device"].contains(&line);
+        ensure!(said.lines().count() == 2 && said.lines().all(lost), "{}: {said}", driver.name());
     }
     Ok(())
 }
