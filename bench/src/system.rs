@@ -1,11 +1,11 @@
 //! The systems that are compared.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use acetate_testkit::driver::{Driver, Mounted, Stack, is_mounted};
-use acetate_testkit::{exec, need};
+use acetate_testkit::need;
 use anyhow::{Context, bail};
 use clap::ValueEnum;
 use rustix::mount::{UnmountFlags, unmount};
@@ -68,12 +68,23 @@ impl System {
         match self {
             Self::Driver(driver) => Ok(Mount::Driver(driver.mount(stack, target, "")?)),
             Self::FuseOverlayfs(bin) => {
+                // In the foreground, to see its end: it unmounts its place once more then, whatever is mounted there.
                 let mut command = Command::new(bin);
-                exec::stdout_of(command.arg("-o").arg(stack.options("")).arg(target), LIMIT)?;
-                if !is_mounted(target)? {
-                    bail!("fuse-overlayfs returned, but nothing is mounted");
+                command.arg("-f").arg("-o").arg(stack.options("")).arg(target);
+                command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+                let child = command.spawn().context("starting fuse-overlayfs")?;
+                let mut mount = Detach { target: target.to_path_buf(), child };
+                let deadline = Instant::now() + LIMIT;
+                while !is_mounted(target)? {
+                    if let Some(status) = mount.child.try_wait()? {
+                        bail!("fuse-overlayfs mounted nothing: {status}");
+                    }
+                    if Instant::now() > deadline {
+                        bail!("fuse-overlayfs mounted nothing within {LIMIT:?}");
+                    }
+                    std::thread::sleep(Duration::from_millis(2));
                 }
-                Ok(Mount::FuseOverlayfs(Detach(target.to_path_buf())))
+                Ok(Mount::FuseOverlayfs(mount))
             }
         }
     }
@@ -88,16 +99,24 @@ pub enum Mount {
     FuseOverlayfs(Detach),
 }
 
-/// A mount point that is detached when dropped.
+/// A mount point with its server; it is detached when dropped.
 #[derive(Debug)]
-pub struct Detach(PathBuf);
+pub struct Detach {
+    target: PathBuf,
+    child: Child,
+}
 
 impl Drop for Detach {
     fn drop(&mut self) {
-        if is_mounted(&self.0).unwrap_or(true)
-            && let Err(errno) = unmount(&self.0, UnmountFlags::DETACH)
+        if is_mounted(&self.target).unwrap_or(true)
+            && let Err(errno) = unmount(&self.target, UnmountFlags::DETACH)
         {
-            eprintln!("acetate-bench: cannot detach {}: {errno}", self.0.display());
+            eprintln!("acetate-bench: cannot detach {}: {errno}", self.target.display());
+        }
+        // It may be gone already.
+        let _ended = self.child.kill();
+        if let Err(error) = self.child.wait() {
+            eprintln!("acetate-bench: fuse-overlayfs: {error}");
         }
     }
 }
@@ -107,7 +126,7 @@ impl Mount {
     pub fn path(&self) -> &Path {
         match self {
             Self::Driver(mounted) => mounted.path(),
-            Self::FuseOverlayfs(detach) => &detach.0,
+            Self::FuseOverlayfs(detach) => &detach.target,
         }
     }
 
@@ -115,15 +134,9 @@ impl Mount {
     pub fn unmount(self) -> anyhow::Result<()> {
         match self {
             Self::Driver(mounted) => mounted.unmount(),
-            Self::FuseOverlayfs(detach) => {
-                unmount(&detach.0, UnmountFlags::empty()).context("unmounting fuse-overlayfs")?;
-                let deadline = Instant::now() + LIMIT;
-                while is_mounted(&detach.0)? {
-                    if Instant::now() > deadline {
-                        bail!("{} is still mounted", detach.0.display());
-                    }
-                    std::thread::sleep(Duration::from_millis(2));
-                }
+            Self::FuseOverlayfs(mut detach) => {
+                unmount(&detach.target, UnmountFlags::empty()).context("unmounting fuse-overlayfs")?;
+                detach.child.wait().context("waiting for fuse-overlayfs")?;
                 Ok(())
             }
         }

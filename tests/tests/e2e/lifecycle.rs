@@ -310,6 +310,28 @@ fn signals_end_the_mount_and_lose_nothing() -> Result<()> {
     Ok(())
 }
 
+/// A daemon whose mount was detached, and lives on for an open file, leaves alone what is mounted there now.
+#[test]
+fn a_signal_takes_no_mount_but_the_daemons_own() -> Result<()> {
+    use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+    if !can_mount("signal after another mount")? {
+        return Ok(());
+    }
+    let stage = Stage::new("another")?;
+    stage.mount(USUAL)?;
+    let daemon = daemon(&stage)?;
+    let file = fs::File::open(stage.path("merged/a"))?;
+    unmount(stage.path("merged"), UnmountFlags::DETACH)?;
+    mount("none", stage.path("merged"), "tmpfs", MountFlags::empty(), c"")?;
+    let ended = || Ok(rustix::process::test_kill_process(daemon).is_err());
+    rustix::process::kill_process(daemon, rustix::process::Signal::TERM)?;
+    drop(file);
+    eventually("the daemon has ended", ended)?;
+    ensure!(stage.mounted()?, "the other mount was taken away");
+    unmount(stage.path("merged"), UnmountFlags::empty())?;
+    Ok(())
+}
+
 /// Wherever the signal meets it: there is no mount afterwards, and none that nobody serves.
 #[test]
 fn a_signal_while_mounting_leaves_no_mount() -> Result<()> {

@@ -67,7 +67,7 @@ fn serve(request: &Request, ready: impl FnOnce(Option<&Path>)) -> Result<(), Fai
     signals::hold()?;
     let connection = Connection::mount(&target.path, &spec).map_err(|error| refused(&error, request))?;
     // From here on a failure has to take the mount back.
-    let mounted = Mounted { point: target.path.clone(), keep: false };
+    let mounted = Mounted { device: device_at(&target.path), point: target.path.clone(), keep: false };
     let started = Started { connection, config, record, target: target.path };
     let Opened { upper, lowers, data, rules, archives, .. } = opened;
     // Let go of once the layers are.
@@ -118,10 +118,9 @@ impl Started {
         let left = privileges::shed();
         record.capabilities = left.capabilities;
         record.no_new_privs = left.no_new_privs;
-        signals::listen(target.clone())?;
+        let device = device_at(&target);
+        signals::listen(target, device)?;
         record.pid = std::process::id();
-        // The mount table, not the mount: a daemon that asks its own mount waits for itself.
-        let device = mountinfo::at(&target).ok().flatten().map(|mount| mount.device);
         device.inspect(|device| read_far_ahead(*device));
         let kept = device.and_then(|device| keep_record(device, &record));
         let result = serve_connection(connection, &overlay, kept.as_ref(), ready);
@@ -159,9 +158,17 @@ fn serve_connection<L: UpperLayer>(
     })
 }
 
+/// The device of what is mounted at a place. The mount table says it, not the mount: a daemon that asks its own mount waits
+/// for itself.
+pub(super) fn device_at(point: &Path) -> Option<(u32, u32)> {
+    mountinfo::at(point).ok().flatten().map(|mount| mount.device)
+}
+
 /// A mount that is taken back unless it was served to its end.
 struct Mounted {
-    point: std::path::PathBuf,
+    /// What it is to be known by.
+    device: Option<(u32, u32)>,
+    point: PathBuf,
     keep: bool,
 }
 
@@ -173,7 +180,8 @@ impl Mounted {
 
 impl Drop for Mounted {
     fn drop(&mut self) {
-        if !self.keep {
+        // Somebody else may have mounted something there since.
+        if !self.keep && device_at(&self.point) == self.device {
             // It may be gone already, or cover nothing any more.
             let _as_far_as_possible = super::unmount::unmount(&self.point, super::unmount::Unmount::Detach);
         }

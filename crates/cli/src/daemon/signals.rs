@@ -1,5 +1,6 @@
 //! Signals: the daemon ends with its mount, and takes the mount with it.
 
+use super::serve::device_at;
 use super::unmount::{Unmount, unmount};
 use crate::error::Failure;
 use crate::out::{cause, note, shown, warn};
@@ -23,11 +24,11 @@ pub(super) fn hold() -> Result<(), Failure> {
 }
 
 /// Starts to listen: the first signal unmounts. If the mount is in use it leaves the tree and is served until its last
-/// user has gone; another signal ends it at once.
+/// user has gone; another signal ends it at once. `device` is what the mount is known by.
 ///
 /// # Errors
 /// If handlers cannot be set.
-pub(super) fn listen(point: PathBuf) -> Result<(), Failure> {
+pub(super) fn listen(point: PathBuf, device: Option<(u32, u32)>) -> Result<(), Failure> {
     let failed = |error: std::io::Error| Failure::io("listen for signals", &error);
     let mut signals = Signals::new(ENDING).map_err(failed)?;
     // Held back until now, if not by us then by whoever started this.
@@ -41,7 +42,10 @@ pub(super) fn listen(point: PathBuf) -> Result<(), Failure> {
                 std::process::exit(128 + signal);
             }
             asked = true;
-            end(&point);
+            // It may have been detached, and somebody else may have mounted something there since.
+            if device_at(&point) == device {
+                end(&point);
+            }
         }
     };
     std::thread::Builder::new().name("acetate-signal".into()).spawn(watch).map_err(failed)?;
