@@ -19,6 +19,7 @@ use std::future::Future;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 use tokio_stream::StreamExt;
 use tonic::{Code, Request, Status};
 
@@ -339,6 +340,18 @@ fn a_view_cannot_be_written() -> Result<()> {
     Ok(())
 }
 
+/// Opens the snapshots of a service that has ended. A process that another test is just starting holds its descriptors, and
+/// with them its lock, until it becomes its program.
+fn reopen(root: &Path) -> Result<Snapshots> {
+    let patience = Instant::now() + Duration::from_secs(3);
+    loop {
+        match Snapshots::open(Store::open(root)?) {
+            Err(_) if Instant::now() < patience => std::thread::sleep(Duration::from_millis(10)),
+            other => return Ok(other?),
+        }
+    }
+}
+
 /// Everything is as it was when the service is started again, and what a killed one has left is cleaned up.
 #[test]
 fn a_service_goes_on_where_another_has_ended() -> Result<()> {
@@ -351,7 +364,7 @@ fn a_service_goes_on_where_another_has_ended() -> Result<()> {
     let other = Stage::new()?;
     stage.service = other.service.clone();
     fs::create_dir_all(root.join("uppers/left/diff"))?;
-    let reopened = Snapshots::open(Store::open(&root)?)?;
+    let reopened = reopen(&root)?;
     reopened.clean_up()?;
     stage.service = Service::new(reopened, How::Kernel);
     assert_eq!(stage.list(&[])?, before);

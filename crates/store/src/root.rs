@@ -255,6 +255,10 @@ fn make_dirs(root: &Path) -> Result<()> {
         fs::create_dir_all(parent).step("make", parent)?;
     }
     match DirBuilder::new().mode(0o700).create(root) {
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists && !root.is_dir() => {
+            let reason = "it is no directory; name an empty or new directory".to_owned();
+            Err(Error::NoStore { path: root.to_owned(), reason })
+        }
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
         other => other.step("make the store", root),
     }

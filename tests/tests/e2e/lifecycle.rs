@@ -310,6 +310,33 @@ fn signals_end_the_mount_and_lose_nothing() -> Result<()> {
     Ok(())
 }
 
+/// Memory may be short because pages of files on the mount have to be written, which the daemon does.
+#[test]
+fn the_daemon_waits_for_no_writing_to_get_memory() -> Result<()> {
+    /// `PF_MEMALLOC_NOIO` of a task's flags, which prctl(2) `PR_SET_IO_FLUSHER` sets (proc_pid_stat(5), field 9).
+    const NO_IO: u64 = 0x0008_0000;
+    if !can_mount("memory without writing")? {
+        return Ok(());
+    }
+    let stage = Stage::new("flusher")?;
+    stage.mount(USUAL)?;
+    let entry = stage.entry()?;
+    let capabilities = entry["capabilities"].as_array().context("no capabilities")?;
+    if !capabilities.iter().any(|name| name == "cap_sys_resource") {
+        eprintln!("skipped: memory without writing: root here lacks CAP_SYS_RESOURCE, which it takes");
+        return stage.umount();
+    }
+    let tasks = format!("/proc/{}/task", daemon(&stage)?.as_raw_nonzero());
+    for task in fs::read_dir(tasks)? {
+        let stat = fs::read_to_string(task?.path().join("stat"))?;
+        // Behind the name, which may hold anything, come the fields from the third on.
+        let (_, fields) = stat.rsplit_once(')').context("no name")?;
+        let flags: u64 = fields.split_whitespace().nth(6).context("no flags")?.parse()?;
+        ensure!(flags & NO_IO != 0, "{stat}");
+    }
+    stage.umount()
+}
+
 /// A daemon whose mount was detached, and lives on for an open file, leaves alone what is mounted there now.
 #[test]
 fn a_signal_takes_no_mount_but_the_daemons_own() -> Result<()> {

@@ -560,7 +560,7 @@ fn mistakes_are_explained() -> Result<()> {
     }
     let home = Home::new("messages")?;
     with_image(&home)?;
-    let cases: [(&[&str], &str, &str); 9] = [
+    let cases: [(&[&str], &str, &str); 10] = [
         (&["image", "show", "nothing"], "no image \"nothing\"", "image list"),
         (&["image", "import", "nowhere"], "nowhere", "name a docker archive"),
         (&["workspace", "create", "a/b", "--image", "base"], "\"a/b\" is no name", ""),
@@ -570,6 +570,7 @@ fn mistakes_are_explained() -> Result<()> {
         (&["workspace", "create", "w", "--image", "base", "--driver", "zfs"], "no driver is called", ""),
         (&["image", "tag", "base", "bad name"], "is no name for an image", ""),
         (&["image", "push", "base", "BAD"], "BAD", ""),
+        (&["image", "--store", "/etc/passwd", "list"], "/etc/passwd: it is no directory", "name an empty"),
     ];
     for (args, what, hint) in cases {
         let error = home.fails(args)?;
