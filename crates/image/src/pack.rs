@@ -5,10 +5,11 @@
 
 use crate::archive::{Entry, EntryKind, Writer};
 use crate::error::{Error, Result, shown};
-use crate::unpack::{OVERRIDE, Owners, own_mode, recorded_owner};
+use crate::unpack::{Owners, own_mode};
 use acetate_layer::mark::{
     Dialect, Mark, Opaque, is_device_whiteout, may_be_xattr_whiteout, opaque, to_user,
 };
+use acetate_layer::view::{Record, Records, oci};
 use acetate_layer::{Access, At, Errno, Kind, Layer, Stat};
 use rustix::process::{getegid, geteuid};
 use std::collections::{BTreeSet, HashMap};
@@ -165,7 +166,7 @@ impl<L: Layer, W: Write> Packer<'_, L, W> {
             Some(selection) => path.strip_suffix(b"/").is_some_and(|path| selection.opaque.contains(path)),
         };
         if is_opaque {
-            self.marker(&path, b".wh..wh..opq", &stat)?;
+            self.marker(&path, oci::OPAQUE, &stat)?;
         }
         let mut names = Vec::new();
         self.layer.list(&dir, &mut |entry| names.push(entry.name.to_vec())).map_err(failed(&path))?;
@@ -173,7 +174,7 @@ impl<L: Layer, W: Write> Packer<'_, L, W> {
             names.retain(|name| selection.objects.contains(&[&path[..], name].concat()));
             let hidden: Vec<Vec<u8>> = selection.hidden_in(&path).map(<[u8]>::to_vec).collect();
             for name in hidden {
-                self.marker(&path, &[b".wh.", &name[..]].concat(), &stat)?;
+                self.marker(&path, &oci::whiteout_of(&name), &stat)?;
             }
         }
         names.sort_by(|a, b| b.cmp(a));
@@ -185,7 +186,7 @@ impl<L: Layer, W: Write> Packer<'_, L, W> {
         let at = At::Name(dir, name);
         if self.is_whiteout(at, stat).map_err(failed(&path))? {
             let parent = &path[..path.len() - name.len()];
-            return self.marker(parent, &[b".wh.", name].concat(), stat);
+            return self.marker(parent, &oci::whiteout_of(name), stat);
         }
         if name.starts_with(b".wh.") {
             let reason = "its name means something else in an image (.wh.)";
@@ -294,8 +295,8 @@ impl<L: Layer, W: Write> Packer<'_, L, W> {
             let Some(shown_name) = to_user(self.dialect, &name) else { continue };
             // Removed between the two calls.
             let Some(value) = self.layer.get_xattr(at, &name).map_err(failed(&entry.path))? else { continue };
-            if name == OVERRIDE {
-                if let Some((uid, gid, mode)) = recorded_owner(&value) {
+            if name == Records::User.attribute() {
+                if let Ok(Record { uid, gid, mode }) = Record::parse(&value) {
                     (entry.uid, entry.gid) = (uid, gid);
                     // Else it was changed later, by somebody who did not know of the record.
                     if own_mode(mode, entry.kind == EntryKind::Object(Kind::Dir)) == entry.mode {

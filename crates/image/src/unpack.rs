@@ -6,7 +6,7 @@
 mod place;
 mod xattrs;
 
-pub(crate) use xattrs::{OVERRIDE, own_mode, recorded_owner};
+pub(crate) use xattrs::own_mode;
 
 use crate::archive::{Entry, EntryKind, Reader};
 use crate::error::{Error, Result, shown};
