@@ -67,8 +67,9 @@ fn serve(request: &Request, ready: impl FnOnce(Option<&Path>)) -> Result<(), Fai
     signals::hold()?;
     let connection = Connection::mount(&target.path, &spec).map_err(|error| refused(&error, request))?;
     // From here on a failure has to take the mount back.
-    let mounted = Mounted { device: device_at(&target.path), point: target.path.clone(), keep: false };
-    let started = Started { connection, config, record, target: target.path };
+    let device = device_at(&target.path);
+    let mounted = Mounted { device, point: target.path.clone(), keep: false };
+    let started = Started { connection, config, record, target: target.path, device };
     let Opened { upper, lowers, data, rules, archives, .. } = opened;
     // Let go of once the layers are.
     let _locks = locks;
@@ -99,6 +100,8 @@ struct Started {
     config: Config,
     record: Record,
     target: PathBuf,
+    /// Of the mount.
+    device: Option<(u32, u32)>,
 }
 
 impl Started {
@@ -108,7 +111,7 @@ impl Started {
         stack: Stack<L>,
         ready: impl FnOnce(Option<&Path>),
     ) -> Result<Result<Ended, ServeError>, Failure> {
-        let Started { connection, config, mut record, target } = self;
+        let Started { connection, config, mut record, target, device } = self;
         let overlay = Overlay::new(stack, config, Box::new(connection.notifier()))
             .map_err(|error| {
                 Failure::errno(format_args!("put the layers together: {error}"), error.errno())
@@ -118,7 +121,6 @@ impl Started {
         let left = privileges::shed();
         record.capabilities = left.capabilities;
         record.no_new_privs = left.no_new_privs;
-        let device = device_at(&target);
         signals::listen(target, device)?;
         record.pid = std::process::id();
         device.inspect(|device| read_far_ahead(*device));
