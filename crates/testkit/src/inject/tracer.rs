@@ -166,14 +166,17 @@ impl Tracer {
             | Options::PTRACE_O_TRACECLONE
             | Options::PTRACE_O_TRACEFORK
             | Options::PTRACE_O_TRACEVFORK;
-        // Until no new ones are found: a thread may start others meanwhile.
+        // Until no new ones are found, for a thread may start others meanwhile, and all are listed: where a thread ends
+        // under it, the listing ends early or leaves one out (fs/proc/base.c: next_tid, first_tid).
         loop {
             let before = self.threads.len();
+            let mut listed = 0;
             for task in std::fs::read_dir(format!("/proc/{}/task", self.root))? {
                 let Some(tid) = task?.file_name().to_str().and_then(|name| name.parse().ok()) else {
                     continue;
                 };
                 let tid = Pid::from_raw(tid);
+                listed += 1;
                 if self.threads.contains_key(&tid) {
                     continue;
                 }
@@ -185,7 +188,7 @@ impl Tracer {
                 ptrace::interrupt(tid)?;
                 self.threads.insert(tid, Thread::default());
             }
-            if self.threads.len() == before {
+            if self.threads.len() == before && listed == number_in_status(self.root, "Threads:")? {
                 break;
             }
         }
@@ -242,8 +245,9 @@ impl Tracer {
             }
             // The thread of a process that has just begun, a stop for tracing, or one of the whole process, which goes on.
             WaitStatus::PtraceEvent(pid, _, event) => {
-                self.threads.entry(pid).or_default();
-                let _stop = event == EVENT_STOP;
+                let thread = self.threads.entry(pid).or_default();
+                // Whoever starts a thread is in a call, even if it was not seen to begin.
+                thread.in_call |= event != EVENT_STOP;
                 self.resume(pid, None)?;
             }
             WaitStatus::Stopped(pid, signal) => self.resume(pid, Some(signal))?,
@@ -346,9 +350,14 @@ impl Tracer {
 
 /// The process that a thread belongs to.
 fn process_of(thread: Pid) -> Result<Pid> {
-    let status = std::fs::read_to_string(format!("/proc/{thread}/status"))?;
-    let id = status.lines().find_map(|line| line.strip_prefix("Tgid:")).context("no Tgid")?;
-    Ok(Pid::from_raw(id.trim().parse()?))
+    Ok(Pid::from_raw(number_in_status(thread, "Tgid:")?))
+}
+
+/// A field of `/proc/PID/status`, proc_pid_status(5).
+fn number_in_status(pid: Pid, field: &str) -> Result<i32> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let value = status.lines().find_map(|line| line.strip_prefix(field));
+    Ok(value.with_context(|| format!("no {field}"))?.trim().parse()?)
 }
 
 /// Makes the call that has just ended fail.
