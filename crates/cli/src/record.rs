@@ -8,13 +8,14 @@
 
 use crate::daemon::status::{self, InFlight};
 use crate::out::exact;
+use acetate_fuse::{Feature, InForce};
 use rustix::fs::{FlockOperation, Mode, OFlags, flock};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use std::ffi::OsStr;
 use std::fs::{DirBuilder, File};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -50,8 +51,30 @@ pub(crate) struct Record {
     pub(crate) capabilities: Vec<String>,
     /// No program that the daemon starts can have more.
     pub(crate) no_new_privs: bool,
+    /// What the kernel lets the daemon do; absent until they have agreed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) kernel: Option<Agreed>,
     /// Version of the daemon.
     pub(crate) version: String,
+}
+
+/// What a kernel and a daemon have agreed on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Agreed {
+    /// Version of the FUSE protocol (`7.31`).
+    pub(crate) protocol: String,
+    /// What the daemon would use and the kernel does not have, by the names of linux/fuse.h, in lower case.
+    pub(crate) missing: Vec<String>,
+}
+
+impl From<&InForce> for Agreed {
+    fn from(in_force: &InForce) -> Agreed {
+        let missing = Feature::ALL.iter().filter(|feature| !in_force.has(**feature));
+        Agreed {
+            protocol: format!("7.{}", in_force.minor),
+            missing: missing.map(ToString::to_string).collect(),
+        }
+    }
 }
 
 impl Record {
@@ -72,13 +95,24 @@ impl Record {
 pub(crate) struct Kept {
     path: PathBuf,
     /// Holds the lock.
-    _file: File,
+    file: File,
 }
 
 impl Kept {
     /// Where the daemon says what there is to say once it has let go of the terminal.
     pub(crate) fn log(&self) -> PathBuf {
         self.path.with_extension("log")
+    }
+
+    /// Says more than was said at first, in place: the lock is on this file. Whoever reads meanwhile finds the old text or
+    /// the new one, or nothing that can be read.
+    ///
+    /// # Errors
+    /// Those of writing.
+    pub(crate) fn update(&self, record: &Record) -> io::Result<()> {
+        let text = serde_json::to_vec_pretty(record)?;
+        self.file.write_all_at(&text, 0)?;
+        self.file.set_len(text.len() as u64)
     }
 
     /// Where the daemon tells of its requests in flight.
@@ -142,7 +176,7 @@ fn keep_in(dir: &Path, device: (u32, u32), record: &Record) -> io::Result<Kept> 
     file.write_all(&serde_json::to_vec_pretty(record)?)?;
     let path = dir.join(file_name(device));
     std::fs::rename(&hidden, &path)?;
-    Ok(Kept { path, _file: file })
+    Ok(Kept { path, file })
 }
 
 /// Makes the directory unless it is there, and makes sure that nobody else could have put records into it.

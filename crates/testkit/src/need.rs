@@ -4,6 +4,7 @@
 //! file that `ACETATE_SKIPS` names. `tests/run` looks at the machine by itself and lists what it can do in
 //! `ACETATE_CAN`; a test that finds such a thing missing all the same fails.
 
+use std::borrow::Cow;
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -30,19 +31,22 @@ pub enum Need {
     RootTree,
     /// The image of 25 layers that `tests/install` makes; see [`data_image`].
     DataImage,
+    /// A kernel of Debian's that `tests/vm/kernels` has fetched, by its name there.
+    Linux(&'static str),
 }
 
 impl Need {
     /// The word for it in `ACETATE_CAN`.
-    fn word(self) -> &'static str {
+    fn word(self) -> Cow<'static, str> {
         match self {
-            Self::Root => "root",
-            Self::Fuse => "fuse",
-            Self::KernelOverlay => "overlay",
-            Self::Loop => "loop",
-            Self::Tool(_) => "tools",
-            Self::RootTree => "roottree",
-            Self::DataImage => "dataimage",
+            Self::Root => "root".into(),
+            Self::Fuse => "fuse".into(),
+            Self::KernelOverlay => "overlay".into(),
+            Self::Loop => "loop".into(),
+            Self::Tool(_) => "tools".into(),
+            Self::RootTree => "roottree".into(),
+            Self::DataImage => "dataimage".into(),
+            Self::Linux(name) => format!("linux-{name}").into(),
         }
     }
 
@@ -66,6 +70,10 @@ impl Need {
             }
             Self::DataImage => {
                 (!data_image().exists()).then(|| format!("no {}; run tests/install", data_image().display()))
+            }
+            Self::Linux(name) => {
+                let path = tools_dir().join("kernels").join(name).join("vmlinuz");
+                (!path.exists()).then(|| format!("no {}; run tests/vm/kernels {name}", path.display()))
             }
         }
     }

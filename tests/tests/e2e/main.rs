@@ -32,4 +32,5 @@ mod store;
 mod suites;
 mod tools;
 mod tries;
+mod vm;
 mod volatile;

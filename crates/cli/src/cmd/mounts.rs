@@ -5,7 +5,7 @@ use crate::daemon::status::InFlight;
 use crate::error::Failure;
 use crate::mountinfo::{self, Mount};
 use crate::out::{answer, exact, shown};
-use crate::record::{self, Found};
+use crate::record::{self, Agreed, Found};
 use serde::Serialize;
 use std::fmt::Write as _;
 
@@ -49,6 +49,8 @@ struct Daemon {
     whiteouts: Option<String>,
     capabilities: Vec<String>,
     no_new_privs: bool,
+    /// `null` until the daemon and the kernel have agreed.
+    kernel: Option<Agreed>,
     version: String,
     /// What the daemon has said since it serves; absent if nothing.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -71,6 +73,7 @@ impl From<Found> for Daemon {
             whiteouts: record.whiteouts,
             capabilities: record.capabilities,
             no_new_privs: record.no_new_privs,
+            kernel: record.kernel,
             version: record.version,
             log: log.map(|path| exact(&path)),
             requests,
@@ -118,6 +121,10 @@ fn paragraph(entry: &Entry) -> String {
             }
             for lower in &daemon.lower {
                 let _infallible = writeln!(text, "  lower  {lower}");
+            }
+            if let Some(Agreed { protocol, missing }) = &daemon.kernel {
+                let without = if missing.is_empty() { "" } else { ", without " };
+                let _infallible = writeln!(text, "  kernel  FUSE {protocol}{without}{}", missing.join(", "));
             }
             for request in daemon.requests.iter().flatten() {
                 let InFlight { operation, seconds, .. } = request;

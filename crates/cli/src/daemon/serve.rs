@@ -8,7 +8,7 @@ use crate::mountinfo;
 use crate::options::{Options, RedirectDir, Switch, Uuid};
 use crate::out::{cause, exact, note, shown, warn};
 use crate::record::{self, Record};
-use acetate_fuse::{Connection, Ended, MountError, MountFlags, MountSpec, ServeError};
+use acetate_fuse::{Connection, Ended, InForce, MountError, MountFlags, MountSpec, ServeError};
 use acetate_layer::mark::Dialect;
 use acetate_layer::view::{Rules, View};
 use acetate_layer::work::{self, Identify, WhiteoutForm};
@@ -125,7 +125,13 @@ impl Started {
         record.pid = std::process::id();
         device.inspect(|device| read_far_ahead(*device));
         let kept = device.and_then(|device| keep_record(device, &record));
-        let result = serve_connection(connection, &overlay, kept.as_ref(), ready);
+        let kept_record = kept.as_ref();
+        let result = serve_connection(connection, &overlay, kept_record, |in_force| {
+            record.kernel = Some(in_force.into());
+            // It is not shown then.
+            let _shown_less = kept_record.map(|kept| kept.update(&record));
+            ready(kept_record.map(record::Kept::log).as_deref());
+        });
         // The next mount sweeps what stays.
         let _swept_later = overlay.clear_staging();
         drop(overlay);
@@ -139,13 +145,12 @@ fn serve_connection<L: UpperLayer>(
     connection: Connection,
     overlay: &Overlay<L>,
     kept: Option<&record::Kept>,
-    ready: impl FnOnce(Option<&Path>),
+    ready: impl FnOnce(&InForce),
 ) -> Result<Ended, ServeError> {
     let socket = kept.map(|kept| Socket::new(kept.socket())).transpose().unwrap_or_else(|error| {
         warn(format_args!("acetate mounts will not show requests in flight: {error}"));
         None
     });
-    let log = kept.map(record::Kept::log);
     let flights = connection.flights();
     std::thread::scope(|scope| {
         if let Some(socket) = &socket {
@@ -154,7 +159,7 @@ fn serve_connection<L: UpperLayer>(
             let _shown =
                 std::thread::Builder::new().name("acetate-status".into()).spawn_scoped(scope, answer);
         }
-        let result = connection.serve(overlay, |_| ready(log.as_deref()));
+        let result = connection.serve(overlay, ready);
         socket.iter().for_each(Socket::close);
         result
     })
