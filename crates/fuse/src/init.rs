@@ -95,8 +95,6 @@ pub struct InForce {
     flags: u64,
     /// The most bytes that one write brings and one read asks for.
     pub max_write: u32,
-    /// The most bytes that the kernel reads ahead, as it offered.
-    pub max_readahead: u32,
     /// The most requests that nobody waits for (readahead, release) at a time.
     pub max_background: u16,
 }
@@ -139,13 +137,8 @@ pub(crate) fn negotiate(offer: &InitIn, max_write: u32, max_background: u16) -> 
     }
     let wanted = Feature::ALL.iter().fold(0, |flags, feature| flags | feature.flag());
     let flags = wanted & offer.flags;
-    let in_force = InForce {
-        minor: offer.minor.min(MINOR),
-        flags,
-        max_write: max_write.max(PAGE),
-        max_readahead: offer.max_readahead,
-        max_background,
-    };
+    let in_force =
+        InForce { minor: offer.minor.min(MINOR), flags, max_write: max_write.max(PAGE), max_background };
     let has_pages = in_force.has(Feature::MaxPages);
     let most = if has_pages { in_force.max_write } else { in_force.max_write.min(MAX_IO_WITHOUT_PAGES) };
     Answer::Agreed(InForce { max_write: most, ..in_force })
@@ -157,7 +150,9 @@ pub(crate) fn put_init_out(reply: &mut Reply, in_force: &InForce) {
     let flags = in_force.flags | u64::from(INIT_EXT);
     reply.u32(MAJOR);
     reply.u32(in_force.minor);
-    reply.u32(in_force.max_readahead);
+    // As far ahead as one read reaches. The kernel takes less if the mount is set to less, and the offer is what it was set
+    // to when it was mounted.
+    reply.u32(in_force.max_write);
     reply.u32(flags as u32);
     reply.u16(in_force.max_background);
     // From this many on, the kernel counts itself as congested.
@@ -217,7 +212,7 @@ mod tests {
             .iter()
             .map(|bit| 1u32 << bit)
             .sum();
-        assert_eq!((word(16), word(20), word(24)), (MAJOR, MINOR, 131_072));
+        assert_eq!((word(16), word(20), word(24)), (MAJOR, MINOR, 1 << 20));
         assert_eq!(word(28), expected_low);
         assert_eq!((word(36), word(40)), (1 << 20, 1));
         assert_eq!((word(44), word(48), word(52)), (256, 1 << 5 | 1 << 6, STACK_DEPTH));

@@ -1,8 +1,9 @@
 //! What causes speed: which requests reach the server, as its trace tells.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io::Write;
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -301,5 +302,31 @@ fn readers_from_before_a_copy_up_see_later_writes() -> Result<()> {
         assert_eq!(fs::read_to_string(&name)?, text);
         assert_eq!(fs::metadata(&name)?.len(), text.len() as u64);
     }
+    Ok(())
+}
+
+/// The kernel starts with 128 KiB, eight requests for what one can bring.
+#[test]
+fn large_files_are_read_far_ahead() -> Result<()> {
+    if !have("large_files_are_read_far_ahead", &[Need::Root, Need::Fuse])? {
+        return Ok(());
+    }
+    let mount = Traced::new("acetate-ahead")?;
+    fs::write(mount.path("lower/large"), vec![7; 16 << 20])?;
+    let device = fs::metadata(mount.path("merged"))?.dev();
+    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+    let setting = PathBuf::from(format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb"));
+    if rustix::fs::access(&setting, rustix::fs::Access::WRITE_OK).is_err() {
+        // In a container whose /sys is read-only nobody may set it.
+        return Ok(());
+    }
+    assert_eq!(fs::read_to_string(&setting)?.trim(), "1024");
+    let read = mount.during(|| {
+        let mut file = File::open(mount.path("merged/large"))?;
+        let mut buffer = vec![0; 128 << 10];
+        while file.read(&mut buffer)? > 0 {}
+        Ok(())
+    })?;
+    assert!(read.get("Read").is_some_and(|count| *count <= 32), "{read:?}");
     Ok(())
 }
