@@ -116,6 +116,12 @@ pub(crate) fn answer_json(document: &impl Serialize) -> Result<Exit, Failure> {
 /// # Errors
 /// As [`answer`].
 pub(crate) fn answer_table(rows: &[Vec<String>]) -> Result<Exit, Failure> {
+    answer(&table(rows)).map_err(|error| Failure::io("write the answer", &error))?;
+    Ok(Exit::Done)
+}
+
+/// Rows as lines, with their columns aligned.
+pub(crate) fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| {
         rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)
@@ -128,8 +134,7 @@ pub(crate) fn answer_table(rows: &[Vec<String>]) -> Result<Exit, Failure> {
         text.push_str(line.trim_end());
         text.push('\n');
     }
-    answer(&text).map_err(|error| Failure::io("write the answer", &error))?;
-    Ok(Exit::Done)
+    text
 }
 
 /// A number of bytes as people read it.

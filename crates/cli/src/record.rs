@@ -6,7 +6,7 @@
 //! the layers, so a record that can be locked is left from a daemon that was killed. Everything works without
 //! records, only with less to tell.
 
-use crate::daemon::status::{self, InFlight};
+use crate::daemon::status::{self, Status};
 use crate::out::exact;
 use acetate_fuse::{Feature, InForce};
 use rustix::fs::{FlockOperation, Mode, OFlags, flock};
@@ -268,8 +268,8 @@ impl Found {
         std::fs::metadata(&log).is_ok_and(|stat| stat.len() > 0).then_some(log)
     }
 
-    /// The requests that the daemon is at; `None` if it does not say.
-    pub(crate) fn requests(&self) -> Option<Vec<InFlight>> {
+    /// What the daemon says of itself; `None` if it says nothing.
+    pub(crate) fn status(&self) -> Option<Status> {
         status::ask(&self.path.with_extension("sock"))
     }
 

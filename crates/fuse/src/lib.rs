@@ -14,6 +14,7 @@ mod mount;
 mod notify;
 mod pool;
 mod session;
+mod stats;
 mod trace;
 mod wire;
 
@@ -23,3 +24,4 @@ pub use init::{Feature, InForce};
 pub use mount::{MountError, MountSpec, UnmountError, unmount};
 pub use rustix::mount::MountFlags;
 pub use session::{Connection, Ended, ServeError, Tuning};
+pub use stats::{OpStats, Stats};

@@ -8,6 +8,7 @@ use crate::init::{self, Feature, InForce, negotiate, put_init_out, put_offer_aga
 use crate::mount::{MountError, MountSpec, mount};
 use crate::notify::notifier;
 use crate::pool::{Pool, Turn, Work};
+use crate::stats::Stats;
 use crate::trace::Trace;
 use crate::wire::input::{Header, Malformed, Request, SetXattrForm, decode};
 use crate::wire::op::Op;
@@ -109,6 +110,7 @@ pub struct Connection {
     shared: Arc<Shared>,
     tuning: Tuning,
     flights: Arc<Flights>,
+    stats: Arc<Stats>,
 }
 
 impl Connection {
@@ -123,7 +125,12 @@ impl Connection {
     /// Takes over the device of a filesystem that somebody else has mounted and not yet served.
     pub fn from_device(device: OwnedFd) -> Connection {
         let shared = Shared { device: Device::new(device), pool: OnceLock::new() };
-        Connection { shared: Arc::new(shared), tuning: Tuning::default(), flights: Arc::default() }
+        Connection {
+            shared: Arc::new(shared),
+            tuning: Tuning::default(),
+            flights: Arc::default(),
+            stats: Arc::default(),
+        }
     }
 
     /// Sets the use of resources.
@@ -141,6 +148,11 @@ impl Connection {
     /// The requests in flight, from now until the connection ends.
     pub fn flights(&self) -> Arc<Flights> {
         Arc::clone(&self.flights)
+    }
+
+    /// What was counted of the requests, from now until the connection ends.
+    pub fn stats(&self) -> Arc<Stats> {
+        Arc::clone(&self.stats)
     }
 
     /// A function that says whether the program whose request the calling thread carries out has been killed, and only
@@ -175,6 +187,7 @@ impl Connection {
             device,
             pool,
             flights,
+            stats: &self.stats,
             in_force,
             trace,
             told: AtomicU32::new(0),
@@ -251,6 +264,7 @@ struct Server<'a, L: UpperLayer> {
     device: &'a Device,
     pool: &'a Pool,
     flights: &'a Flights,
+    stats: &'a Stats,
     in_force: InForce,
     trace: Option<Trace>,
     /// How often damage was told of.
@@ -296,7 +310,7 @@ impl<L: UpperLayer> Work for Server<'_, L> {
     }
 
     fn answer(&self, own: &mut Buffers) {
-        let started = self.trace.as_ref().map(|_| Instant::now());
+        let started = Instant::now();
         let (header, body) = match Header::split(&own.request[..own.length]) {
             Ok(split) => split,
             Err(why) => return refuse(why),
@@ -326,9 +340,11 @@ impl<L: UpperLayer> Work for Server<'_, L> {
                 header.node
             );
         }
-        if let (Some(trace), Some(started)) = (&self.trace, started) {
+        let took = started.elapsed();
+        self.stats.note(header.opcode, errno != 0, took);
+        if let Some(trace) = &self.trace {
             let result = result.map(|_| written).map_err(|failure| (failure.errno(), failure.to_string()));
-            trace.note(header.opcode, header.node, result, started.elapsed());
+            trace.note(header.opcode, header.node, result, took);
         }
     }
 

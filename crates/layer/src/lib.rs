@@ -11,11 +11,13 @@ pub mod dir;
 pub mod fault;
 pub mod mark;
 pub mod mem;
+mod tally;
 mod types;
 pub mod view;
 pub mod work;
 
 pub use acetate_sys::Errno;
+pub use tally::{Counted, Tally};
 pub use types::*;
 
 use std::os::fd::BorrowedFd;

@@ -29,7 +29,7 @@ pub use types::*;
 pub use whereabouts::{InLayer, Whereabouts};
 
 use acetate_layer::work::Staging;
-use acetate_layer::{At, FsId, Kind, Layer, UpperLayer};
+use acetate_layer::{At, Counted, FsId, Kind, Layer, Tally, UpperLayer};
 use error::Step;
 use node::{Lower, Node, Real, State};
 use order::{Mutex, rank};
@@ -55,6 +55,10 @@ pub struct Overlay<L: UpperLayer> {
     namelen: usize,
     /// Held by renames between directories, so that ancestry does not change under them.
     renaming: Mutex<(), { rank::RENAMING }>,
+    /// Names that were known when they were looked up.
+    known_names: Tally,
+    /// Listings that were at hand when they were asked for.
+    known_listings: Tally,
     /// A volatile mount has lost data that was to be written in the background.
     lost_data: AtomicBool,
     changed: Box<dyn Fn(NodeId, Changed) + Send + Sync>,
@@ -104,6 +108,8 @@ impl<L: UpperLayer> Overlay<L> {
             traps,
             namelen,
             renaming: Mutex::new(()),
+            known_names: Tally::new(),
+            known_listings: Tally::new(),
             lost_data: AtomicBool::new(false),
             changed,
             given_up: Box::new(|| false),
@@ -194,17 +200,26 @@ impl<L: UpperLayer> Overlay<L> {
         &self.config
     }
 
-    /// How many nodes and open handles there are.
+    /// How many nodes and open handles there are, and how often what was needed was known.
     pub fn counts(&self) -> Counts {
-        Counts { nodes: self.nodes.len(), handles: self.handles.len() }
+        Counts {
+            nodes: self.nodes.len(),
+            handles: self.handles.len(),
+            names: self.known_names.counted(),
+            listings: self.known_listings.counted(),
+        }
     }
 }
 
-/// Sizes of the engine's tables.
+/// Sizes of the engine's tables and what they are good for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Counts {
     /// Nodes that the kernel knows.
     pub nodes: usize,
     /// Open files.
     pub handles: usize,
+    /// Names that were looked up: those whose nodes were known, and those that were looked for in the layers.
+    pub names: Counted,
+    /// Listings that were asked for: those at hand, and those that were read from the layers.
+    pub listings: Counted,
 }

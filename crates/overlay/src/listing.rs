@@ -63,10 +63,14 @@ impl<L: UpperLayer> Overlay<L> {
         let (changes, previous) = {
             let remembered = part.listing.lock();
             match &remembered.last {
-                Some(listing) if listing.as_of == remembered.changes => return Ok(listing.clone()),
+                Some(listing) if listing.as_of == remembered.changes => {
+                    self.known_listings.hit();
+                    return Ok(listing.clone());
+                }
                 last => (remembered.changes, last.clone()),
             }
         };
+        self.known_listings.miss();
         let listing = {
             let state = node.state.read();
             Arc::new(self.read_listing(node, &state, changes, previous.as_deref())?)

@@ -305,6 +305,45 @@ fn readers_from_before_a_copy_up_see_later_writes() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn what_was_asked_is_counted() -> Result<()> {
+    if !have("what_was_asked_is_counted", &[Need::Root, Need::Fuse])? {
+        return Ok(());
+    }
+    let mount = Traced::new("acetate-counted")?;
+    let dir = mount.path("merged/dir");
+    mount.during(|| list(&dir).map(drop))?;
+    for number in 0..30 {
+        assert_eq!(fs::read(dir.join(format!("file-{number}")))?, b"lower");
+    }
+    let merged = fs::canonicalize(mount.path("merged"))?;
+    let said = |args: &[&str]| -> Result<String> {
+        let output = Command::new(acetate_bin()?).arg("mounts").args(args).output()?;
+        ensure!(output.status.success(), "{output:?}");
+        Ok(String::from_utf8(output.stdout)?)
+    };
+    let of_ours = |text: String| -> Result<serde_json::Value> {
+        let document: serde_json::Value = serde_json::from_str(&text)?;
+        let entries = document["mounts"].as_array().context("no mounts")?;
+        let ours = entries.iter().find(|entry| entry["mountpoint"].as_str().map(Path::new) == Some(&merged));
+        ours.cloned().context("the mount is not shown")
+    };
+    let ours = of_ours(said(&["--stats", "--json"])?)?;
+    let stats = &ours["stats"];
+    let operations = stats["operations"].as_array().context("no operations")?;
+    let open = operations.iter().find(|operation| operation["operation"] == "Open").context("no Open")?;
+    assert_eq!((&open["count"], &open["errors"]), (&30.into(), &0.into()), "{open}");
+    let times = ["p50_ns", "p90_ns", "p99_ns", "longest_ns", "total_ns"].map(|name| open[name].as_u64());
+    assert!(times.is_sorted() && times[0] > Some(0), "{open}");
+    // The listing brought the nodes of all names, and was read once.
+    assert!(stats["nodes"].as_u64() >= Some(31), "{stats}");
+    assert_eq!(stats["caches"]["listings"]["misses"], 1, "{stats}");
+    assert!(of_ours(said(&["--json"])?)?.get("stats").is_none());
+    let text = said(&["--stats"])?;
+    assert!(text.contains("operation") && text.contains("names at hand"), "{text}");
+    Ok(())
+}
+
 /// The kernel starts with 128 KiB, eight requests for what one can bring.
 #[test]
 fn large_files_are_read_far_ahead() -> Result<()> {

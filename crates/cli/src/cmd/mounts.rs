@@ -1,10 +1,11 @@
 //! `acetate mounts`.
 
 use crate::Exit;
+use crate::daemon::statistics::Statistics;
 use crate::daemon::status::InFlight;
 use crate::error::Failure;
 use crate::mountinfo::{self, Mount};
-use crate::out::{answer, exact, shown};
+use crate::out::{answer, exact, shown, table};
 use crate::record::{self, Agreed, Found};
 use serde::Serialize;
 use std::fmt::Write as _;
@@ -17,6 +18,9 @@ pub(crate) struct MountsArgs {
     /// Print one JSON document (schema acetate-mounts-v1, docs/cli.md)
     #[arg(long)]
     json: bool,
+    /// Also show what each daemon has counted since it serves: operations and their times, and its caches
+    #[arg(long)]
+    stats: bool,
 }
 
 /// The JSON document.
@@ -57,11 +61,15 @@ struct Daemon {
     log: Option<String>,
     /// The requests that it is at; `null` if it does not answer, or not us.
     requests: Option<Vec<InFlight>>,
+    /// What it has counted; absent unless asked for, and if it does not answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stats: Option<Statistics>,
 }
 
-impl From<Found> for Daemon {
-    fn from(found: Found) -> Daemon {
-        let (log, requests) = (found.log(), found.requests());
+impl Daemon {
+    fn new(found: Found, with_stats: bool) -> Daemon {
+        let (log, status) = (found.log(), found.status());
+        let (requests, stats) = status.map(|status| (status.requests, status.statistics)).unzip();
         let Found { record, .. } = found;
         Daemon {
             pid: record.pid,
@@ -77,6 +85,7 @@ impl From<Found> for Daemon {
             version: record.version,
             log: log.map(|path| exact(&path)),
             requests,
+            stats: stats.filter(|_| with_stats),
         }
     }
 }
@@ -84,7 +93,7 @@ impl From<Found> for Daemon {
 pub(crate) fn run(args: &MountsArgs) -> Result<Exit, Failure> {
     let table = mountinfo::mounts().map_err(|error| Failure::io("mount table", &error))?;
     let ours: Vec<Mount> = table.into_iter().filter(Mount::is_ours).collect();
-    let entries: Vec<Entry> = ours.iter().map(entry).collect();
+    let entries: Vec<Entry> = ours.iter().map(|mount| entry(mount, args.stats)).collect();
     let text = if args.json {
         let document = Document { schema: "acetate-mounts-v1", mounts: entries };
         let json = serde_json::to_string_pretty(&document).map_err(|error| {
@@ -98,13 +107,13 @@ pub(crate) fn run(args: &MountsArgs) -> Result<Exit, Failure> {
     Ok(Exit::Done)
 }
 
-fn entry(mount: &Mount) -> Entry {
+fn entry(mount: &Mount, with_stats: bool) -> Entry {
     Entry {
         mountpoint: exact(&mount.point),
         driver: "fuse",
         source: exact(&mount.source),
         flags: shown(&mount.flags).to_string(),
-        daemon: record::find(mount.device).map(Daemon::from),
+        daemon: record::find(mount.device).map(|found| Daemon::new(found, with_stats)),
     }
 }
 
@@ -138,8 +147,27 @@ fn paragraph(entry: &Entry) -> String {
             if let Some(log) = &daemon.log {
                 let _infallible = writeln!(text, "  log  {log}");
             }
+            if let Some(stats) = &daemon.stats {
+                text.push_str(&statistics(stats));
+            }
         }
         None => text.push_str(")\n  its daemon is gone or not yours\n"),
+    }
+    text
+}
+
+/// What a daemon has counted, indented as the rest of its paragraph.
+fn statistics(stats: &Statistics) -> String {
+    let Statistics { caches, nodes, open_files, .. } = stats;
+    let mut text = format!("  known  {nodes} files and directories, {open_files} open files\n");
+    let kept =
+        [("names", &caches.names), ("listings", &caches.listings), ("directories", &caches.directories)];
+    for (what, cache) in kept {
+        // Writing to a String cannot fail.
+        let _infallible = writeln!(text, "  {what} at hand  {}", cache.text());
+    }
+    for line in table(&stats.rows()).lines() {
+        let _infallible = writeln!(text, "  {line}");
     }
     text
 }

@@ -8,6 +8,7 @@ pub(crate) mod notify;
 mod privileges;
 mod serve;
 mod signals;
+pub(crate) mod statistics;
 pub(crate) mod status;
 pub(crate) mod unmount;
 

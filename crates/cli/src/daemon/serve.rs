@@ -151,10 +151,10 @@ fn serve_connection<L: UpperLayer>(
         warn(format_args!("acetate mounts will not show requests in flight: {error}"));
         None
     });
-    let flights = connection.flights();
+    let (flights, stats) = (connection.flights(), connection.stats());
     std::thread::scope(|scope| {
         if let Some(socket) = &socket {
-            let answer = || socket.serve(overlay, &flights);
+            let answer = || socket.serve(overlay, &flights, &stats);
             // Without it the requests are not shown, which is all.
             let _shown =
                 std::thread::Builder::new().name("acetate-status".into()).spawn_scoped(scope, answer);

@@ -1,8 +1,9 @@
-//! The requests in flight, for `acetate mounts`: the daemon listens on a socket beside its record, and writes one JSON
+//! What a daemon is at and what it has counted, for `acetate mounts`: it listens on a socket beside its record, and writes one JSON
 //! document to whoever connects. Only root and the user of the daemon can.
 
+use super::statistics::Statistics;
 use crate::out::exact;
-use acetate_fuse::Flights;
+use acetate_fuse::{Flights, Stats};
 use acetate_layer::UpperLayer;
 use acetate_overlay::Overlay;
 use rustix::net::Shutdown;
@@ -17,6 +18,13 @@ use std::time::Duration;
 
 /// How long to wait for a daemon to say something: one that is stopped does not.
 const PATIENCE: Duration = Duration::from_secs(1);
+
+/// What a daemon says.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Status {
+    pub(crate) requests: Vec<InFlight>,
+    pub(crate) statistics: Statistics,
+}
 
 /// A request in flight.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,7 +63,7 @@ impl Socket {
     }
 
     /// Answers until [`close`](Self::close).
-    pub(super) fn serve<L: UpperLayer>(&self, overlay: &Overlay<L>, flights: &Flights) {
+    pub(super) fn serve<L: UpperLayer>(&self, overlay: &Overlay<L>, flights: &Flights, stats: &Stats) {
         for stream in self.listener.incoming() {
             let Ok(mut stream) = stream else { return };
             let requests = flights.list().into_iter().map(|flight| {
@@ -67,11 +75,12 @@ impl Socket {
                     seconds: flight.seconds,
                 }
             });
-            let requests: Vec<InFlight> = requests.collect();
+            let statistics = Statistics::of(overlay, stats.list());
+            let status = Status { requests: requests.collect(), statistics };
             // Whoever asked may have gone away, or may not read.
             let _nobody_reads = stream
                 .set_write_timeout(Some(PATIENCE))
-                .and_then(|()| stream.write_all(&serde_json::to_vec(&requests)?));
+                .and_then(|()| stream.write_all(&serde_json::to_vec(&status)?));
         }
     }
 
@@ -89,8 +98,8 @@ impl Drop for Socket {
     }
 }
 
-/// Asks a daemon for its requests in flight; `None` if it does not answer, or not us.
-pub(crate) fn ask(path: &Path) -> Option<Vec<InFlight>> {
+/// Asks a daemon; `None` if it does not answer, or not us.
+pub(crate) fn ask(path: &Path) -> Option<Status> {
     let mut stream = UnixStream::connect(path).ok()?;
     stream.set_read_timeout(Some(PATIENCE)).ok()?;
     let mut text = Vec::new();

@@ -4,6 +4,7 @@
 //! not been used for a while (second chance). A closed one is opened again at its next use.
 
 use super::handle::Node;
+use crate::{Counted, Tally};
 use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::sync::{Arc, LazyLock, Weak};
@@ -26,18 +27,29 @@ pub struct DirCache {
     limit: usize,
     /// Those that got a descriptor, in the order in which it may be taken away. Some may be gone by now.
     ring: Mutex<VecDeque<Weak<Node>>>,
+    uses: Tally,
 }
 
 impl DirCache {
     /// A cache of at most `limit` descriptors (at least one).
     pub fn new(limit: usize) -> Arc<DirCache> {
-        Arc::new(DirCache { limit: limit.max(1), ring: Mutex::new(VecDeque::new()) })
+        Arc::new(DirCache { limit: limit.max(1), ring: Mutex::new(VecDeque::new()), uses: Tally::new() })
     }
 
     /// The cache of the process: half the descriptors that it may have open when this is first called, but not more
     /// than 4096. Raise the limit first ([`acetate_sys::process::raise_nofile_limit`]).
     pub fn common() -> Arc<DirCache> {
         COMMON.clone()
+    }
+
+    /// How often a descriptor was open when it was needed, and how often it had to be opened.
+    pub fn uses(&self) -> Counted {
+        self.uses.counted()
+    }
+
+    /// Counts a use of a descriptor.
+    pub(super) fn note_use(&self, open: bool) {
+        if open { self.uses.hit() } else { self.uses.miss() }
     }
 
     /// Notes that `node` has got a descriptor, and takes away others' if there are too many.

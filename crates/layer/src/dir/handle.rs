@@ -110,7 +110,9 @@ impl Dir {
     /// # Errors
     /// `ESTALE` if the directory is not where we left it: others have renamed or removed it.
     pub(super) fn descriptor(&self) -> Result<Arc<OwnedFd>> {
-        if let Some(descriptor) = self.0.cached() {
+        let cached = self.0.cached();
+        self.0.cache.note_use(cached.is_some());
+        if let Some(descriptor) = cached {
             return Ok(descriptor);
         }
         for _ in 0..MAX_ATTEMPTS {

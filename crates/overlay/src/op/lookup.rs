@@ -62,9 +62,11 @@ impl<L: UpperLayer> Overlay<L> {
         let part = dir.as_dir()?;
         loop {
             if let Some(node) = dir.child(name) {
+                self.known_names.hit();
                 let attr = self.attr(&node)?;
                 return Ok(Some((node, attr)));
             }
+            self.known_names.miss();
             let changes = part.listing.lock().changes;
             let layer = hint.filter(|(_, as_of)| *as_of == changes).map(|(layer, _)| layer);
             let found = {

@@ -140,6 +140,7 @@ impl<L: UpperLayer> Overlay<L> {
         if offset > 0
             && let Some(listing) = &part.listing.lock().last
         {
+            self.known_listings.hit();
             return Ok(Some(listing.clone()));
         }
         let _names = part.ns.read();
