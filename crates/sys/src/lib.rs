@@ -15,7 +15,7 @@ mod nr;
 pub mod open;
 pub mod privilege;
 pub mod probe;
-mod proc;
+pub mod proc;
 pub mod process;
 pub mod signal;
 pub mod verity;

@@ -86,3 +86,53 @@ fn linux_6_1_lacks_less() -> Result<()> {
     ensure!(kernel["missing"] == serde_json::json!(missing), "{kernel}");
     Ok(())
 }
+
+/// A root tree that the machine can boot: busybox, and tests/vm/root-init.
+fn root_tree(scratch: &Scratch) -> Result<PathBuf> {
+    let tree = scratch.dir("tree")?;
+    for dir in ["bin", "sbin", "etc", "usr", "usr/doc", "proc", "sys", "dev", "run", "tmp"] {
+        std::fs::create_dir(tree.join(dir))?;
+    }
+    std::fs::copy(program("busybox")?, tree.join("bin/busybox"))?;
+    run(Command::new("chroot").arg(&tree).args(["/bin/busybox", "--install", "-s", "/bin"]))?;
+    std::fs::copy(script("root-init"), tree.join("sbin/init"))?;
+    for (file, text) in [("etc/issue", "image\n"), ("etc/old", "old\n"), ("usr/doc/d", "doc\n")] {
+        std::fs::write(tree.join(file), text)?;
+    }
+    Ok(tree)
+}
+
+/// Boots `image` with the script of the initramfs, `word` on the kernel's command line, and looks at what the image's init
+/// says. The kernel is one that asks for attributes by way of /proc, which is moved away under the daemon.
+fn boots_with(word: &str, files: &[PathBuf]) -> Result<()> {
+    let mut all = vec![acetate_bin()?, script("../../packaging/initramfs/init-bottom")];
+    all.extend_from_slice(files);
+    let said = boot("6.1", &script("root"), &all, &[("INIT", "1"), ("GUEST", word)])?;
+    let expected = "acetate fuse.acetate\nimage\n/usr/doc: \nchanged\nold\na copied program runs\n\
+         below: image, above: bin etc usr x \nthe daemon has its name\nread-only at the end\n";
+    ensure!(said.starts_with(expected), "{said}\n--- expected\n{expected}");
+    Ok(())
+}
+
+#[test]
+fn a_squashfs_as_root_is_changed_in_memory() -> Result<()> {
+    if !can_boot("squashfs-root", "6.1")? || !have("squashfs-root", &[Need::Root, Need::Tool("mksquashfs")])?
+    {
+        return Ok(());
+    }
+    let scratch = Scratch::new("squashfs-root")?;
+    let image = scratch.path().join("root.img");
+    run(Command::new("mksquashfs").arg(root_tree(&scratch)?).arg(&image).args(["-quiet", "-no-progress"]))?;
+    boots_with("acetate.root=tmpfs", &[image])
+}
+
+#[test]
+fn an_erofs_as_root_is_changed_on_a_disk() -> Result<()> {
+    if !can_boot("erofs-root", "6.1")? || !have("erofs-root", &[Need::Root, Need::Tool("mkfs.erofs")])? {
+        return Ok(());
+    }
+    let scratch = Scratch::new("erofs-root")?;
+    let image = scratch.path().join("root.img");
+    run(Command::new("mkfs.erofs").arg("--quiet").arg(&image).arg(root_tree(&scratch)?))?;
+    boots_with("acetate.root=/dev/vdb", &[image, disk(&scratch)?])
+}

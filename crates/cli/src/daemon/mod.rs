@@ -22,6 +22,10 @@ use std::process::{Command, Stdio};
 /// What the child writes once the mount can be used.
 const READY: u8 = b'+';
 
+/// With this before its name, a process is left alone when systemd kills all others at the end: it serves the root
+/// filesystem (systemd.io/ROOT_STORAGE_DAEMONS).
+const STAYS: &[u8] = b"@";
+
 /// Starts a daemon with the arguments of this process and waits until its mount can be used.
 ///
 /// # Errors
@@ -73,7 +77,8 @@ fn launch(
     use std::os::unix::process::CommandExt;
     let program = std::env::current_exe().map_err(|error| Failure::io("find the running program", &error))?;
     let mut command = Command::new(program);
-    if let Some(name) = name {
+    let called = std::env::args_os().next().filter(|called| called.as_encoded_bytes().starts_with(STAYS));
+    if let Some(name) = name.or(called.as_ref()) {
         command.arg0(name);
     }
     let mut arguments: Vec<OsString> = arguments.collect();

@@ -325,7 +325,9 @@ fn keep_record(device: (u32, u32), record: &Record) -> Option<record::Kept> {
 fn detach(log: Option<&Path>) {
     // Each of these only makes the daemon more independent; it serves without them, too.
     let _leader_already = rustix::process::setsid();
-    let _stays = rustix::process::chdir("/");
+    if acetate_sys::proc::enter_descriptors().is_err() {
+        let _stays = rustix::process::chdir("/");
+    }
     let flags = OFlags::RDWR | OFlags::CLOEXEC;
     if let Ok(null) = rustix::fs::open("/dev/null", flags, Mode::empty()) {
         let _stay = rustix::stdio::dup2_stdin(&null);
