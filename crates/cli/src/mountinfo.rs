@@ -90,10 +90,15 @@ impl Mount {
         self.fstype == FSTYPE
     }
 
+    /// Whether it is an overlay that the kernel serves.
+    pub(crate) fn is_kernels(&self) -> bool {
+        self.fstype == "overlay"
+    }
+
     /// The upper and work directories of a kernel overlay, as its mounter wrote them: a relative path is relative to a
     /// directory that is not known any more.
     pub(crate) fn overlay_dirs(&self) -> Vec<PathBuf> {
-        if self.fstype != "overlay" {
+        if !self.is_kernels() {
             return Vec::new();
         }
         // The kernel accepted these options, so whatever fails to parse is none of the two.

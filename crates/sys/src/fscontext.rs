@@ -3,7 +3,7 @@
 use crate::{Errno, Result, retry};
 use rustix::fs::CWD;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, fsconfig_create, fsconfig_set_fd,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, fsconfig_create, fsconfig_set_fd,
     fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount,
 };
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -51,14 +51,14 @@ impl FsContext {
     }
 
     /// Makes the filesystem and a mount of it that is attached nowhere: it ends with the descriptor, unless
-    /// [`attach`] gives it a place.
+    /// [`attach`] gives it a place. `flags` are those of the mount (`nosuid`, `noatime`).
     ///
     /// # Errors
     /// What the filesystem finds wrong with its options.
-    pub fn mount(&self) -> Result<OwnedFd> {
+    pub fn mount(&self, flags: MountAttrFlags) -> Result<OwnedFd> {
         // Not repeated when interrupted: a failed attempt spoils the context.
         fsconfig_create(&self.0)?;
-        fsmount(&self.0, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
+        fsmount(&self.0, FsMountFlags::FSMOUNT_CLOEXEC, flags)
     }
 
     /// What the kernel has said since the last call: messages of one line, the first letter and blank telling error
@@ -88,10 +88,16 @@ pub fn attach(mount: &OwnedFd, target: &Path) -> Result<()> {
 ///
 /// # Errors
 /// Those of mount(2); `E2BIG` for a longer text; `EINVAL` if it holds NUL.
-pub fn mount_text(fstype: &str, source: &str, target: &Path, options: &[u8]) -> Result<()> {
+pub fn mount_text(
+    fstype: &str,
+    source: &[u8],
+    target: &Path,
+    flags: MountFlags,
+    options: &[u8],
+) -> Result<()> {
     if options.len() >= 4096 {
         return Err(Errno::TOOBIG);
     }
     let options = std::ffi::CString::new(options).map_err(|_| Errno::INVAL)?;
-    rustix::mount::mount(source, target, fstype, rustix::mount::MountFlags::empty(), options.as_c_str())
+    rustix::mount::mount(source, target, fstype, flags, options.as_c_str())
 }

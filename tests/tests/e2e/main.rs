@@ -6,6 +6,7 @@ mod attackers;
 mod change;
 mod containers;
 mod cuts;
+mod drivers;
 mod engines;
 mod extended;
 mod guides;

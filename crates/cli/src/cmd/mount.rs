@@ -3,8 +3,9 @@
 use crate::Exit;
 use crate::daemon;
 use crate::error::Failure;
-use crate::mount::{Request, Rest, remount};
+use crate::mount::{ByKernel, Driver, Request, Rest, by_kernel, remount};
 use crate::options::{self, Parsed, Role, Unknown};
+use crate::out::{note, shown};
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
@@ -33,6 +34,9 @@ pub(crate) struct MountArgs {
     /// Stay in the foreground; Ctrl-C unmounts
     #[arg(short = 'f', long)]
     foreground: bool,
+    /// Who serves the mount
+    #[arg(long, value_enum, default_value = "fuse")]
+    driver: Driver,
     /// Serve the mount for a waiting parent
     #[arg(long, hide = true)]
     serve: bool,
@@ -50,6 +54,9 @@ pub(crate) fn run(args: &MountArgs) -> Result<Exit, Failure> {
         remount(&request.target, &args.options, Rest::Kept)?;
         return Ok(Exit::Done);
     }
+    if !args.serve && mounted_by_kernel(args, &request)? {
+        return Ok(Exit::Done);
+    }
     if args.with_parent {
         rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
             .map_err(|errno| Failure::errno("ask to end with the parent", errno))?;
@@ -62,6 +69,37 @@ pub(crate) fn run(args: &MountArgs) -> Result<Exit, Failure> {
         daemon::start(std::env::args_os().skip(1))?;
     }
     Ok(Exit::Done)
+}
+
+/// Whether the kernel's overlayfs was asked to serve the mount, and does.
+fn mounted_by_kernel(args: &MountArgs, request: &Request) -> Result<bool, Failure> {
+    // A server in the foreground is one of ours.
+    let wanted = match (args.driver, args.foreground || args.with_parent) {
+        (Driver::Kernel, true) => {
+            let what = "--driver kernel: the kernel's overlayfs has no process to stay in the foreground";
+            return Err(Failure::new(what, "leave one of the two out").usage());
+        }
+        (driver, foreground) => driver != Driver::Fuse && !foreground,
+    };
+    if !wanted {
+        return Ok(false);
+    }
+    match by_kernel(request)? {
+        ByKernel::Mounted(point) => {
+            if args.driver == Driver::Auto {
+                note(format_args!("{}: served by the kernel's overlayfs", shown(&point)));
+            }
+            Ok(true)
+        }
+        ByKernel::Refused(failure) if args.driver == Driver::Kernel => Err(failure),
+        ByKernel::Refused(failure) => {
+            note(format_args!(
+                "served by a daemon, since the kernel's overlayfs refuses: {}",
+                failure.message
+            ));
+            Ok(false)
+        }
+    }
 }
 
 /// What the arguments ask for.
@@ -123,6 +161,7 @@ mod tests {
             upper: Some("/a/u//".into()),
             work: None,
             foreground: false,
+            driver: Driver::Fuse,
             serve: false,
             with_parent: false,
             places: vec!["m".into()],

@@ -37,6 +37,9 @@ struct Entry {
     driver: &'static str,
     source: String,
     flags: String,
+    /// The options that the kernel shows of an overlay that it serves.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kernel_options: Option<String>,
     /// Absent if the daemon is gone or keeps no record that we may read.
     #[serde(flatten)]
     daemon: Option<Daemon>,
@@ -92,7 +95,9 @@ impl Daemon {
 
 pub(crate) fn run(args: &MountsArgs) -> Result<Exit, Failure> {
     let table = mountinfo::mounts().map_err(|error| Failure::io("mount table", &error))?;
-    let ours: Vec<Mount> = table.into_iter().filter(Mount::is_ours).collect();
+    // Those that the kernel serves for us are known by their source.
+    let is_ours = |mount: &Mount| mount.is_ours() || mount.is_kernels() && mount.source == "acetate";
+    let ours: Vec<Mount> = table.into_iter().filter(is_ours).collect();
     let entries: Vec<Entry> = ours.iter().map(|mount| entry(mount, args.stats)).collect();
     let text = if args.json {
         let document = Document { schema: "acetate-mounts-v1", mounts: entries };
@@ -110,7 +115,8 @@ pub(crate) fn run(args: &MountsArgs) -> Result<Exit, Failure> {
 fn entry(mount: &Mount, with_stats: bool) -> Entry {
     Entry {
         mountpoint: exact(&mount.point),
-        driver: "fuse",
+        driver: if mount.is_kernels() { "kernel" } else { "fuse" },
+        kernel_options: mount.is_kernels().then(|| shown(&mount.options).to_string()),
         source: exact(&mount.source),
         flags: shown(&mount.flags).to_string(),
         daemon: record::find(mount.device).map(|found| Daemon::new(found, with_stats)),
@@ -150,6 +156,11 @@ fn paragraph(entry: &Entry) -> String {
             if let Some(stats) = &daemon.stats {
                 text.push_str(&statistics(stats));
             }
+        }
+        None if entry.kernel_options.is_some() => {
+            let options = entry.kernel_options.as_deref().unwrap_or_default();
+            // Writing to a String cannot fail.
+            let _infallible = writeln!(text, ")\n  options  {options}");
         }
         None => text.push_str(")\n  its daemon is gone or not yours\n"),
     }

@@ -45,10 +45,10 @@ pub(crate) fn run(args: &UmountArgs) -> Result<Exit, Failure> {
             "`acetate mounts` lists what is",
         ));
     };
-    if !mount.is_ours() {
+    if !mount.is_ours() && !mount.is_kernels() {
         return Err(Failure::new(
             format_args!("mount point: {}: a mount of type {}", shown(&point), shown(&mount.fstype)),
-            "this command ends overlays of acetate only; use umount(8)",
+            "this command ends overlays only; use umount(8)",
         ));
     }
     let daemon = record::find(mount.device);

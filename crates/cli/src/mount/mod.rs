@@ -3,6 +3,7 @@
 //! Nothing is changed on disk before all checks have passed, and nothing is mounted here.
 
 mod device;
+mod driver;
 mod exclusive;
 mod overlap;
 mod place;
@@ -11,6 +12,7 @@ mod stack;
 mod target;
 
 pub(crate) use device::check as check_device;
+pub(crate) use driver::{ByKernel, Driver, by_kernel};
 pub(crate) use exclusive::Locks;
 pub(crate) use remount::{Rest, remount};
 pub(crate) use stack::Opened;

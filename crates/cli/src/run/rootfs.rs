@@ -165,7 +165,8 @@ fn filesystem(fstype: &str, path: &str, flags: MountFlags, options: &CStr) -> Re
 /// # Errors
 /// If it cannot be mounted.
 pub(crate) fn detached_proc() -> Result<OwnedFd, Failure> {
-    let made = FsContext::open("proc").and_then(|context| context.mount());
+    let made =
+        FsContext::open("proc").and_then(|context| context.mount(rustix::mount::MountAttrFlags::empty()));
     made.map_err(|errno| Failure::errno("mount proc", errno))
 }
 

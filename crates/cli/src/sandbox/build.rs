@@ -227,7 +227,7 @@ fn flags_of(point: &Path) -> MountFlags {
 
 fn by_kernel(open: &OpenTry<'_>, point: &Path, upper: (&Path, &Path), place: &Path) -> Result<(), String> {
     let lowers = [point.to_owned()];
-    let stack = Stack { lowers: &lowers, upper: Some(upper), userxattr: open.userxattr(), volatile: false };
+    let stack = Stack { lowers: &lowers, upper: Some(upper), userxattr: open.userxattr(), ..Stack::PLAIN };
     kernel::mount(&stack, place).map_err(|error| chain(&error))
 }
 

@@ -61,7 +61,7 @@ fn mount(plan: &Plan, name: &str, point: &Path) -> Result<(), Failure> {
     }
     let upper = plan.upper.as_ref().map(|(upper, work)| (upper.as_path(), work.as_path()));
     if plan.driver == DriverName::Kernel {
-        let stack = Stack { lowers: &plan.lowers, upper, userxattr: plan.userxattr, volatile: false };
+        let stack = Stack { lowers: &plan.lowers, upper, userxattr: plan.userxattr, ..Stack::PLAIN };
         return kernel::mount(&stack, point)
             .map_err(|error| Failure::new(crate::store::chain(&error), error.hint()));
     }

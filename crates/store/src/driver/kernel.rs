@@ -7,6 +7,7 @@ use acetate_layer::dir::is_within;
 use acetate_sys::Errno;
 use acetate_sys::fscontext::{FsContext, attach, mount_text};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags, openat, statx};
+use rustix::mount::{MountAttrFlags, MountFlags};
 use std::ffi::OsStr;
 use std::fmt;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -20,10 +21,10 @@ const MAX_VALUE_BYTES: usize = 255;
 /// Longest option text of mount(2) in bytes: a page with a NUL.
 const MAX_TEXT_BYTES: usize = 4095;
 
-/// What does not depend on the layers. All that would need more than plain layers is off whatever the module's
+/// The options of a workspace. All that would need more than plain layers is off whatever the module's
 /// parameters say, so that a workspace means the same with every driver. The kernel insists on `nofollow` with
 /// `userxattr`; without, it keeps layers made elsewhere from leading to unexpected places.
-const FIXED: [(&str, &str); 5] = [
+const PLAIN: &[(&str, &str)] = &[
     ("redirect_dir", "nofollow"),
     ("index", "off"),
     ("metacopy", "off"),
@@ -42,6 +43,28 @@ pub struct Stack<'a> {
     pub userxattr: bool,
     /// Nothing is synced: after a crash of the machine the upper layer has to be thrown away.
     pub volatile: bool,
+    /// The data-only layers, below all others (Linux 6.7).
+    pub data: &'a [PathBuf],
+    /// Options with their values; none of them is a layer.
+    pub options: &'a [(&'static str, &'a str)],
+    /// Flags that every filesystem has.
+    pub flags: MountFlags,
+    /// The source that the mount table shows.
+    pub source: &'a [u8],
+}
+
+impl Stack<'static> {
+    /// What a workspace has of that does not depend on its layers; there are none yet.
+    pub const PLAIN: Stack<'static> = Stack {
+        lowers: &[],
+        upper: None,
+        userxattr: false,
+        volatile: false,
+        data: &[],
+        options: PLAIN,
+        flags: MountFlags::empty(),
+        source: b"acetate",
+    };
 }
 
 /// Which directory of a stack is meant.
@@ -244,12 +267,12 @@ fn mount_detached(stack: &Stack<'_>, target: &Path) -> Result<OwnedFd, Refused> 
         reason: reason(errno, &context.messages()),
         errno,
     };
-    context.set("source", b"acetate").map_err(|errno| option("source", errno))?;
+    context.set("source", stack.source).map_err(|errno| option("source", errno))?;
     // Before the layers: they are checked as the option says.
     if stack.userxattr {
         context.set_flag("userxattr").map_err(|errno| option("userxattr", errno))?;
     }
-    for (key, value) in FIXED {
+    for &(key, value) in stack.options {
         context.set(key, value.as_bytes()).map_err(|errno| option(key, errno))?;
     }
     if stack.volatile && stack.upper.is_some() {
@@ -264,11 +287,43 @@ fn mount_detached(stack: &Stack<'_>, target: &Path) -> Result<OwnedFd, Refused> 
             other => other?,
         }
     }
+    for data in stack.data {
+        set_layer(&context, "datadir+", Role::Lower, data, &mut held)?;
+    }
     if let Some((upper, work)) = stack.upper {
         set_layer(&context, "upperdir", Role::Upper, upper, &mut held)?;
         set_layer(&context, "workdir", Role::Work, work, &mut held)?;
     }
-    context.mount().map_err(|errno| refused(stack, target, errno, &context.messages()).into())
+    for (flag, word) in SUPERBLOCK {
+        if stack.flags.contains(flag) {
+            context.set_flag(word).map_err(|errno| option(word, errno))?;
+        }
+    }
+    let mounted = context.mount(of_the_mount(stack.flags));
+    mounted.map_err(|errno| refused(stack, target, errno, &context.messages()).into())
+}
+
+/// Flags of the filesystem as the options that they are for the new mount API.
+const SUPERBLOCK: [(MountFlags, &str); 4] = [
+    (MountFlags::RDONLY, "ro"),
+    (MountFlags::SYNCHRONOUS, "sync"),
+    (MountFlags::DIRSYNC, "dirsync"),
+    (MountFlags::LAZYTIME, "lazytime"),
+];
+
+/// The flags of the mount itself.
+fn of_the_mount(flags: MountFlags) -> MountAttrFlags {
+    let all = [
+        (MountFlags::RDONLY, MountAttrFlags::MOUNT_ATTR_RDONLY),
+        (MountFlags::NOSUID, MountAttrFlags::MOUNT_ATTR_NOSUID),
+        (MountFlags::NODEV, MountAttrFlags::MOUNT_ATTR_NODEV),
+        (MountFlags::NOEXEC, MountAttrFlags::MOUNT_ATTR_NOEXEC),
+        (MountFlags::NOATIME, MountAttrFlags::MOUNT_ATTR_NOATIME),
+        (MountFlags::STRICTATIME, MountAttrFlags::MOUNT_ATTR_STRICTATIME),
+        (MountFlags::NODIRATIME, MountAttrFlags::MOUNT_ATTR_NODIRATIME),
+    ];
+    let set = all.into_iter().filter(|(flag, _)| flags.contains(*flag)).map(|(_, attribute)| attribute);
+    set.fold(MountAttrFlags::empty(), MountAttrFlags::union)
 }
 
 /// Whether the kernel knows `lowerdir+` (since 6.7). `/` is a directory like others.
@@ -320,7 +375,8 @@ fn by_descriptor(dir: &OwnedFd) -> Vec<u8> {
 }
 
 fn check_count(stack: &Stack<'_>) -> Result<(), MountError> {
-    let (count, least) = (stack.lowers.len(), if stack.upper.is_some() { 1 } else { 2 });
+    let least = if stack.upper.is_some() { 1 } else { 2 };
+    let count = stack.lowers.len() + stack.data.len();
     if (least..=MAX_LOWERS).contains(&count) {
         return Ok(());
     }
@@ -331,7 +387,7 @@ fn check_count(stack: &Stack<'_>) -> Result<(), MountError> {
 /// descriptors.
 fn mount_old(stack: &Stack<'_>, target: &Path) -> Result<(), MountError> {
     let mut held = Vec::new();
-    for lower in stack.lowers {
+    for lower in stack.lowers.iter().chain(stack.data) {
         held.push(open(Role::Lower, lower)?);
     }
     if let Some((upper, work)) = stack.upper {
@@ -339,8 +395,12 @@ fn mount_old(stack: &Stack<'_>, target: &Path) -> Result<(), MountError> {
         held.push(open(Role::Work, work)?);
     }
     open(Role::Target, target)?;
-    let paths =
-        stack.lowers.iter().map(PathBuf::as_path).chain(stack.upper.iter().flat_map(|&(u, w)| [u, w]));
+    let paths = stack
+        .lowers
+        .iter()
+        .chain(stack.data)
+        .map(PathBuf::as_path)
+        .chain(stack.upper.iter().flat_map(|&(u, w)| [u, w]));
     let mut text = old_options(stack, paths.map(|path| path.as_os_str().as_bytes().to_vec()));
     if text.len() > MAX_TEXT_BYTES {
         text = old_options(stack, held.iter().map(by_descriptor));
@@ -349,7 +409,7 @@ fn mount_old(stack: &Stack<'_>, target: &Path) -> Result<(), MountError> {
         let most = MAX_TEXT_BYTES / (text.len() / held.len());
         return Err(MountError::Count { count: stack.lowers.len(), least: 1, most });
     }
-    mount_text("overlay", "acetate", target, &text).map_err(|errno| match errno {
+    mount_text("overlay", stack.source, target, stack.flags, &text).map_err(|errno| match errno {
         Errno::NODEV => MountError::Unknown,
         Errno::PERM => MountError::Privilege,
         errno => refused(stack, target, errno, &[]),
@@ -359,8 +419,11 @@ fn mount_old(stack: &Stack<'_>, target: &Path) -> Result<(), MountError> {
 /// The options of a stack as one text; `paths` are those of the lowers, the upper and the work directory.
 fn old_options(stack: &Stack<'_>, mut paths: impl Iterator<Item = Vec<u8>>) -> Vec<u8> {
     let mut text = b"lowerdir=".to_vec();
-    for (index, lower) in paths.by_ref().take(stack.lowers.len()).enumerate() {
+    for (index, lower) in paths.by_ref().take(stack.lowers.len() + stack.data.len()).enumerate() {
         if index > 0 {
+            text.push(b':');
+        }
+        if index >= stack.lowers.len() {
             text.push(b':');
         }
         escape(&lower, &mut text);
@@ -369,7 +432,7 @@ fn old_options(stack: &Stack<'_>, mut paths: impl Iterator<Item = Vec<u8>>) -> V
         text.extend_from_slice(key.as_bytes());
         escape(&path, &mut text);
     }
-    for (key, value) in FIXED {
+    for (key, value) in stack.options {
         text.extend_from_slice(format!(",{key}={value}").as_bytes());
     }
     if stack.userxattr {

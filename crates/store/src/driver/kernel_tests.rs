@@ -2,7 +2,13 @@
 use super::*;
 
 fn stack(lowers: &[PathBuf]) -> Stack<'_> {
-    Stack { lowers, upper: Some((Path::new("/u,1"), Path::new("/w:2"))), userxattr: true, volatile: true }
+    Stack {
+        lowers,
+        upper: Some((Path::new("/u,1"), Path::new("/w:2"))),
+        userxattr: true,
+        volatile: true,
+        ..Stack::PLAIN
+    }
 }
 
 #[test]
@@ -74,8 +80,7 @@ fn hundreds_of_layers_with_any_paths_can_be_mounted() {
             std::fs::write(lower.join("shared"), number.to_string()).unwrap();
             std::fs::write(lower.join(number.to_string()), b"").unwrap();
         }
-        let stack =
-            Stack { lowers: &lowers, upper: Some((&upper, &work)), userxattr: false, volatile: false };
+        let stack = Stack { lowers: &lowers, upper: Some((&upper, &work)), userxattr: false, ..Stack::PLAIN };
         mount(&stack, &target).unwrap();
         let mounted = Mounted(target);
         assert_eq!(std::fs::read(mounted.0.join("shared")).unwrap(), b"0", "the first is the topmost");
@@ -93,7 +98,7 @@ fn hundreds_of_layers_with_any_paths_can_be_mounted() {
 fn too_many_layers_for_an_old_kernel_are_counted() {
     let long = acetate_testkit::scratch::Scratch::new(&"x".repeat(200)).unwrap();
     let lowers = vec![long.path().to_path_buf(); 300];
-    let stack = Stack { lowers: &lowers, upper: None, userxattr: false, volatile: false };
+    let stack = Stack { lowers: &lowers, upper: None, userxattr: false, ..Stack::PLAIN };
     let error = mount_old(&stack, long.path()).unwrap_err();
     assert!(matches!(error, MountError::Count { count: 300, most: 200..300, .. }), "{error}");
 }

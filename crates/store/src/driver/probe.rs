@@ -126,7 +126,7 @@ fn kernel(scratch: &Scratch) -> Finding {
     std::fs::write(lower.join("below"), b"x").map_err(|error| failed("make a file", &error))?;
     let userxattr = !may_set_trusted(&upper);
     let lowers = [lower];
-    let stack = Stack { lowers: &lowers, upper: Some((&upper, &work)), userxattr, volatile: false };
+    let stack = Stack { lowers: &lowers, upper: Some((&upper, &work)), userxattr, ..Stack::PLAIN };
     let mount = mount_nowhere(&stack, &scratch.path).map_err(|error| refusal(&error))?;
     let failed = |what: &str, errno| format!("an overlay is mounted, but cannot {what}: {}", cause(errno));
     unlinkat(&mount, c"below", AtFlags::empty()).map_err(|errno| failed("remove a lower file", errno))?;
@@ -188,7 +188,7 @@ fn mount_fuse_nowhere(device: &OwnedFd) -> Result<(), Errno> {
     {
         context.set(key, value.as_bytes())?;
     }
-    context.mount().map(drop)
+    context.mount(rustix::mount::MountAttrFlags::empty()).map(drop)
 }
 
 /// The setuid program that mounts FUSE filesystems for users, looked for where the daemon would.

@@ -12,7 +12,7 @@ fn refusal(scratch: &Scratch, lowers: &[&str], upper: Option<(&str, &str)>, targ
     let lowers: Vec<PathBuf> = lowers.iter().map(|name| path(name)).collect();
     let upper = upper.map(|(upper, work)| (path(upper), path(work)));
     let upper = upper.as_ref().map(|(upper, work)| (upper.as_path(), work.as_path()));
-    let stack = Stack { lowers: &lowers, upper, userxattr: false, volatile: false };
+    let stack = Stack { lowers: &lowers, upper, userxattr: false, ..Stack::PLAIN };
     let error = mount(&stack, &path(target)).map(|()| drop(Mounted(path(target)))).unwrap_err();
     assert!(!error.hint().is_empty());
     error
@@ -73,6 +73,7 @@ fn an_upper_layer_on_an_overlay_is_refused_by_name() {
         upper: Some((&path("upper"), &path("work"))),
         userxattr: false,
         volatile: true,
+        ..Stack::PLAIN
     };
     mount(&stack, &path("overlay")).unwrap();
     let overlay = Mounted(path("overlay"));

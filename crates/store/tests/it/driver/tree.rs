@@ -18,7 +18,7 @@ fn print(root: &Path) -> Fingerprint {
 /// What the kernel makes of the layers.
 fn mounted(scratch: &Scratch, name: &str, lowers: &[PathBuf], marks: Dialect) -> Fingerprint {
     let target = scratch.dir(name).unwrap();
-    let stack = Stack { lowers, upper: None, userxattr: marks == Dialect::User, volatile: false };
+    let stack = Stack { lowers, upper: None, userxattr: marks == Dialect::User, ..Stack::PLAIN };
     mount(&stack, &target).unwrap();
     let mounted = Mounted(target);
     print(mounted.path())
