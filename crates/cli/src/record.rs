@@ -12,6 +12,7 @@ use acetate_fuse::{Feature, InForce};
 use rustix::fs::{FlockOperation, Mode, OFlags, flock};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::{DirBuilder, File};
 use std::io::{self, Read, Write};
@@ -47,6 +48,10 @@ pub(crate) struct Record {
     pub(crate) marks: Option<String>,
     /// How whiteouts are made: `device`, `xattr` or nothing on a mount without upper.
     pub(crate) whiteouts: Option<String>,
+    /// What each layer's filesystem offers.
+    pub(crate) layers: Vec<LayerRecord>,
+    /// What is in force of the options that the kernel's overlayfs has too, by name.
+    pub(crate) settings: BTreeMap<String, String>,
     /// The capabilities that the daemon has kept (`cap_chown`).
     pub(crate) capabilities: Vec<String>,
     /// No program that the daemon starts can have more.
@@ -75,6 +80,36 @@ impl From<&InForce> for Agreed {
             missing: missing.map(ToString::to_string).collect(),
         }
     }
+}
+
+/// What the filesystem of a layer offers; `None` is not known, or does not matter for that layer.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct LayerRecord {
+    /// `upper`, `lower` or `data`.
+    pub(crate) role: String,
+    /// Its directory.
+    pub(crate) path: String,
+    /// The type of the filesystem.
+    pub(crate) filesystem: Option<String>,
+    /// The kinds of extended attributes that can be used: `trusted`, `user`.
+    pub(crate) xattrs: Vec<String>,
+    /// `open`: objects are found by their handles; `named`: they only say what theirs are; `none`.
+    pub(crate) file_handles: Option<String>,
+    /// Listings say the types of entries.
+    pub(crate) d_type: Option<bool>,
+    /// The filesystem has fs-verity.
+    pub(crate) fs_verity: Option<bool>,
+    /// Copies in upper share data with the layer.
+    pub(crate) reflink: Option<bool>,
+    /// Whiteouts are devices.
+    pub(crate) whiteout_device: Option<bool>,
+    /// There are files without a name.
+    pub(crate) o_tmpfile: Option<bool>,
+    /// Two objects can be exchanged.
+    pub(crate) rename_exchange: Option<bool>,
+    /// A rename can leave a whiteout.
+    pub(crate) rename_whiteout: Option<bool>,
 }
 
 impl Record {

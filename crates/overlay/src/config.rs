@@ -82,6 +82,9 @@ pub struct Config {
     pub redirect_max: usize,
     /// Which copies are indexed.
     pub index: Index,
+    /// File handles can be opened (`CAP_DAC_READ_SEARCH`). Else a copy is found by the handle of its lower file only, and
+    /// what has to be known of that one is recorded with the copy; there is no [`Index::All`] then.
+    pub handles_open: bool,
     /// Stored file handles hold the UUID of their filesystem (not so with `uuid=off`).
     pub uuid_in_handles: bool,
     /// What is made durable.
@@ -117,6 +120,7 @@ impl Default for Config {
             follows_below: true,
             redirect_max: 256,
             index: Index::Nothing,
+            handles_open: true,
             uuid_in_handles: true,
             durability: Durability::Data,
             offline_changes: true,

@@ -7,7 +7,7 @@
 use crate::error::{OpError, Result, Step};
 use crate::node::{Links, Lower, Node, Place, Real};
 use crate::{Changed, Durability, Index, Overlay};
-use acetate_layer::mark::{self, Digest, Mark, ProtAttr};
+use acetate_layer::mark::{self, Below, Digest, Mark, ProtAttr};
 use acetate_layer::work::Staged;
 use acetate_layer::{Access, At, Errno, Kind, Owner, SetTime, SetXattr, Stat, UpperLayer, acl};
 use std::sync::Arc;
@@ -214,7 +214,8 @@ impl<L: UpperLayer> Overlay<L> {
             other => other,
         };
         let (data, digest) = if data == Data::Below { self.leave_below(node)? } else { (data, None) };
-        let indexed = self.is_indexed(&stat).then(|| self.origin_value(&lower)).transpose()?;
+        let indexed =
+            self.is_indexed(stat.kind, stat.nlink).then(|| self.origin_value(&lower)).transpose()?;
         let indexed = indexed.map(|origin| crate::origin::index_name(&origin));
         // What has several names is made in the index and linked; all else is indexed when it has its name, because an
         // entry without any would be taken for what is left of something removed.
@@ -448,6 +449,13 @@ impl<L: UpperLayer> Overlay<L> {
                 // Symlinks and special files cannot carry user.* attributes.
                 Ok(()) | Err(Errno::OPNOTSUPP | Errno::PERM) => {}
                 Err(errno) => return Err(OpError::Layer { step: "set the origin mark", errno }),
+            }
+        }
+        if self.records_below(stat.kind) {
+            let value = Below { ino: stat.ino, nlink: stat.nlink }.encode();
+            match upper.set_xattr(copy, self.config.dialect.name(Mark::Below), &value, SetXattr::Any) {
+                Ok(()) | Err(Errno::OPNOTSUPP | Errno::PERM) => {}
+                Err(errno) => return Err(OpError::Layer { step: "record what the lower file was", errno }),
             }
         }
         Ok(Kept::Number)

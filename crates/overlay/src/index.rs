@@ -18,12 +18,12 @@ use std::sync::Arc;
 const SHORTEST_NAME: usize = 42;
 
 impl<L: UpperLayer> Overlay<L> {
-    /// Whether the copy of a lower object goes to the index.
-    pub(crate) fn is_indexed(&self, lower: &Stat) -> bool {
+    /// Whether the copy of a lower object of that type with so many links goes to the index.
+    pub(crate) fn is_indexed(&self, kind: Kind, nlink: u32) -> bool {
         match self.config.index {
             Index::Nothing => false,
-            Index::Links => lower.kind != Kind::Dir && lower.nlink > 1 && self.can_have_marks(lower.kind),
-            Index::All => self.can_have_marks(lower.kind),
+            Index::Links => kind != Kind::Dir && nlink > 1 && self.can_have_marks(kind),
+            Index::All => self.can_have_marks(kind),
         }
     }
 
@@ -87,17 +87,17 @@ impl<L: UpperLayer> Overlay<L> {
         Ok(self.handle_of(layer, at)?.as_ref().map(Origin::encode_upper).unwrap_or_default())
     }
 
-    /// The number of names of a file in upper that comes from the lower file `lower`; `None` if the real number counts.
-    pub(crate) fn union_links(&self, lower: &Stat, at: At<'_, L>, upper: &Stat) -> Result<Option<Links>> {
-        if lower.nlink == 1 {
+    /// The number of names of a file in upper that comes from a lower file with `lower` links; `None` if the real number counts.
+    pub(crate) fn union_links(&self, lower: u32, at: At<'_, L>, upper: &Stat) -> Result<Option<Links>> {
+        if lower == 1 {
             return Ok(None);
         }
         let value = self.mark(self.upper_layer()?, at, Mark::Nlink).step("read the nlink mark")?;
         let union = value
             .and_then(|value| mark::Links::parse(&value))
-            .and_then(|links| links.union(lower.nlink, upper.nlink))
+            .and_then(|links| links.union(lower, upper.nlink))
             .unwrap_or(upper.nlink);
-        Ok(Some(Links { union, below: lower.nlink }))
+        Ok(Some(Links { union, below: lower }))
     }
 
     /// Stores the number of names relative to the links of the copy.
@@ -138,7 +138,7 @@ impl<L: UpperLayer> Overlay<L> {
         let will_be = match only_below {
             Some(lower) => {
                 let stat = self.lowers[lower.layer].stat(lower.real.at()).step("stat the lower object")?;
-                self.is_indexed(&stat)
+                self.is_indexed(stat.kind, stat.nlink)
             }
             None => false,
         };
@@ -290,17 +290,25 @@ impl<L: UpperLayer> Overlay<L> {
         if stat.nlink > 1 {
             return Ok(());
         }
-        let lower = self.lowers[..self.regular]
-            .iter()
-            .find_map(|lower| self.resolve_handle(lower, &handle).ok().flatten());
-        let Some(lower) = lower else {
-            return upper.unlink(upper.work(), name).step("remove a stale index entry");
+        let links_below = if self.config.handles_open {
+            let lower = self.lowers[..self.regular]
+                .iter()
+                .find_map(|lower| self.resolve_handle(lower, &handle).ok().flatten());
+            let Some(lower) = lower else {
+                return upper.unlink(upper.work(), name).step("remove a stale index entry");
+            };
+            lower.nlink
+        } else {
+            let Some(below) = self.recorded_below(upper, at)? else {
+                return Ok(());
+            };
+            below.nlink
         };
         let value = self.mark(upper, at, Mark::Nlink).step(STEP)?;
         let union = value
             .and_then(|value| mark::Links::parse(&value))
-            .and_then(|links| links.union(lower.nlink, stat.nlink));
-        if lower.nlink == 1 || union.is_none() { self.bury(upper, name, false) } else { Ok(()) }
+            .and_then(|links| links.union(links_below, stat.nlink));
+        if links_below == 1 || union.is_none() { self.bury(upper, name, false) } else { Ok(()) }
     }
 
     /// Removes an entry whose object has lost all its names.

@@ -45,6 +45,8 @@ pub struct Overlay<L: UpperLayer> {
     /// How many of the lower layers are no data-only ones.
     regular: usize,
     config: Config,
+    /// The UUIDs of the filesystems of the regular lower layers, where they are needed to find a layer.
+    lower_uuids: Vec<[u8; 16]>,
     inodes: inode::Numbering,
     staging: Staging,
     /// Device and inode numbers of layer roots and work directories: reaching one as a child is an error.
@@ -96,6 +98,10 @@ impl<L: UpperLayer> Overlay<L> {
         }
         let inodes =
             inode::Numbering::new(upper.as_ref().map(Layer::filesystem), &lower_ids, config.narrow_numbers);
+        let lower_uuids = match config.handles_open {
+            true => Vec::new(),
+            false => lowers[..regular].iter().map(uuid_of).collect::<Result<_>>()?,
+        };
         let mut overlay = Overlay {
             staging: Staging::new(config.dialect, config.whiteouts),
             nodes: table::NodeTable::new(),
@@ -104,6 +110,7 @@ impl<L: UpperLayer> Overlay<L> {
             lowers,
             regular,
             config,
+            lower_uuids,
             inodes,
             traps,
             namelen,
@@ -209,6 +216,12 @@ impl<L: UpperLayer> Overlay<L> {
             listings: self.known_listings.counted(),
         }
     }
+}
+
+/// The UUID of a layer's filesystem; zeros if there is none.
+fn uuid_of<L: Layer>(layer: &L) -> Result<[u8; 16]> {
+    let handle = layer.handle(At::Dir(layer.root())).step("get the handle of a layer's root")?;
+    Ok(handle.map(|handle| handle.uuid).unwrap_or_default())
 }
 
 /// Sizes of the engine's tables and what they are good for.

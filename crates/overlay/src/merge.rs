@@ -4,7 +4,7 @@
 
 use crate::error::{OpError, Result, Step};
 use crate::node::{Links, Lower, Node, Real, State};
-use crate::origin::{Source, index_name};
+use crate::origin::{Source, UNKNOWN_LINKS, index_name};
 use crate::{Index, Overlay};
 use acetate_layer::mark::{self, Mark, Opaque, ProtAttr, Redirect};
 use acetate_layer::{At, Errno, Kind, Stat, UpperLayer};
@@ -35,8 +35,8 @@ pub(crate) struct Found<L: UpperLayer> {
     pub links: Option<Links>,
     /// Upper has it at this name.
     pub in_upper: bool,
-    /// Device and inode number of the lower file that all names of an indexed file, now or once copied, have in common.
-    pub shared: Option<(u64, u64)>,
+    /// The name in the index that all names of an indexed file, now or once copied, have in common.
+    pub shared: Option<Box<[u8]>>,
     /// Device and inode number of the topmost lower directory, which identifies a merged directory.
     pub lower_dir: Option<(u64, u64)>,
 }
@@ -256,10 +256,13 @@ impl<L: UpperLayer> Overlay<L> {
             found.prot = self.read_protection(self.upper_layer()?, upper.at(), Some(&found.stat))?;
         }
         if let Some(source) = &source {
-            let unbroken = self.config.index != Index::All && (is_dir || source.stat.nlink == 1);
-            if found.index.is_some() || unbroken {
-                found.ino = self.inodes.lower(source.layer, source.stat.ino);
+            // Only what has one name, or is indexed, says where it comes from.
+            let one_name = is_dir || matches!(source.nlink, 1 | UNKNOWN_LINKS);
+            if found.index.is_some() || self.config.index != Index::All && one_name {
                 found.has_origin = true;
+                if let Some(ino) = source.ino {
+                    found.ino = self.inodes.lower(source.layer, ino);
+                }
             }
         }
         if !is_dir && !found.metacopy {
@@ -297,7 +300,13 @@ impl<L: UpperLayer> Overlay<L> {
             }
             index_name_of = index_name(&self.origin_value(lower)?);
         }
-        Ok(Some(Source { layer: lower.layer, stat: stat.clone(), index_name: index_name_of }))
+        Ok(Some(Source {
+            layer: lower.layer,
+            kind: stat.kind,
+            ino: Some(stat.ino),
+            nlink: stat.nlink,
+            index_name: index_name_of,
+        }))
     }
 
     /// Whether the origin mark of an upper object names that lower one.
@@ -331,18 +340,21 @@ impl<L: UpperLayer> Overlay<L> {
                     found.upper = Some(Real::Named(layer.work().clone(), source.index_name.clone()));
                 }
             }
-            let indexed_later = found.upper.is_none() && self.is_indexed(&source.stat);
+            let indexed_later = found.upper.is_none() && self.is_indexed(source.kind, source.nlink);
             if kind != Kind::Dir && (found.index.is_some() || indexed_later) {
-                found.shared = Some((source.stat.dev, source.stat.ino));
+                found.shared = Some(source.index_name.clone());
             }
         }
+        // Of a copy that is not indexed and does not say what it comes from, the real number counts.
+        let counted = found.index.is_some() || source.nlink != UNKNOWN_LINKS;
         if kind != Kind::Dir
+            && counted
             && let Some(upper) = &found.upper
         {
-            found.links = self.union_links(&source.stat, upper.at(), &found.stat)?;
+            found.links = self.union_links(source.nlink, upper.at(), &found.stat)?;
             if found.index.is_some() && found.links.is_none() {
                 // The kernel counts the link of the index, too, if the lower file has one name only.
-                found.links = Some(Links { union: found.stat.nlink, below: source.stat.nlink });
+                found.links = Some(Links { union: found.stat.nlink, below: source.nlink });
             }
         }
         Ok(())

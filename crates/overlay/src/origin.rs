@@ -2,19 +2,26 @@
 
 use crate::error::{OpError, Result, Step};
 use crate::node::{Lower, Node, Real, State};
-use crate::{Changed, Overlay};
-use acetate_layer::mark::{Mark, Origin};
+use crate::{Changed, Index, Overlay};
+use acetate_layer::mark::{Below, Mark, Origin};
 use acetate_layer::{At, Errno, Handle, Kind, Layer, SetXattr, Stat, UpperLayer};
 
 /// The lower object that a copy comes from.
 pub(crate) struct Source {
     /// Its layer.
     pub layer: usize,
-    /// Its attributes.
-    pub stat: Stat,
+    /// Its type.
+    pub kind: Kind,
+    /// Its inode number, if that is known.
+    pub ino: Option<u64>,
+    /// How many links it has; [`UNKNOWN_LINKS`] if that is not known.
+    pub nlink: u32,
     /// The name that its copy has in the index.
     pub index_name: Box<[u8]>,
 }
+
+/// More links than any file has: they are not known, and nothing can be told from a number relative to them.
+pub(crate) const UNKNOWN_LINKS: u32 = u32::MAX;
 
 /// The name of the index entry for a lower object: its handle in hexadecimal.
 pub(crate) fn index_name(origin: &[u8]) -> Box<[u8]> {
@@ -79,14 +86,56 @@ impl<L: UpperLayer> Overlay<L> {
         let Origin::Known(handle) = Origin::decode(&value) else {
             return Ok(None);
         };
+        if !self.config.handles_open {
+            return self.recorded_source(layer, at, kind, &handle);
+        }
         for (number, lower) in self.lowers[..self.regular].iter().enumerate() {
             // A handle that cannot be resolved only costs the old number.
             if let Ok(Some(stat)) = self.resolve_handle(lower, &handle) {
                 let index_name = index_name(&Origin::encode(&handle));
-                return Ok((stat.kind == kind).then_some(Source { layer: number, stat, index_name }));
+                let source =
+                    Source { layer: number, kind, ino: Some(stat.ino), nlink: stat.nlink, index_name };
+                return Ok((stat.kind == kind).then_some(source));
             }
         }
         Ok(None)
+    }
+
+    /// As [`Overlay::source`], from what was recorded with the copy, because the handle cannot be opened.
+    fn recorded_source(
+        &self,
+        layer: &L,
+        at: At<'_, L>,
+        kind: Kind,
+        handle: &Handle,
+    ) -> Result<Option<Source>> {
+        if !self.records_below(kind) {
+            return Ok(None);
+        }
+        let is_on = |uuid: &[u8; 16]| !self.config.uuid_in_handles || *uuid == handle.uuid;
+        let Some(number) = self.lower_uuids.iter().position(is_on) else {
+            return Ok(None);
+        };
+        // Copies that the kernel has made lack it.
+        let below = self.recorded_below(layer, at)?;
+        Ok(Some(Source {
+            layer: number,
+            kind,
+            ino: below.map(|below| below.ino),
+            nlink: below.map_or(UNKNOWN_LINKS, |below| below.nlink),
+            index_name: index_name(&Origin::encode(handle)),
+        }))
+    }
+
+    /// Whether copies of objects of that type say what their lower object was.
+    pub(crate) fn records_below(&self, kind: Kind) -> bool {
+        !self.config.handles_open && self.config.index != Index::Nothing && kind != Kind::Dir
+    }
+
+    /// What a copy says of its lower object.
+    pub(crate) fn recorded_below(&self, layer: &L, at: At<'_, L>) -> Result<Option<Below>> {
+        let value = self.mark(layer, at, Mark::Below).step("read what the lower file was")?;
+        Ok(value.as_deref().and_then(Below::parse))
     }
 
     /// The object behind a stored handle. Without UUIDs in handles that of the filesystem is taken for granted.

@@ -24,6 +24,9 @@ struct Counted<L: UpperLayer> {
 /// Nodes by the device and inode number of a lower object.
 type ByLower<L> = HashMap<(u64, u64), Weak<Node<L>>>;
 
+/// Nodes by name in the index.
+type ByIndexName<L> = HashMap<Box<[u8]>, Weak<Node<L>>>;
+
 /// Nodes by id, each with the number of references the kernel holds.
 pub(crate) struct NodeTable<L: UpperLayer> {
     shards: [Mutex<HashMap<u64, Counted<L>>, { rank::LEAF }>; SHARDS],
@@ -31,8 +34,8 @@ pub(crate) struct NodeTable<L: UpperLayer> {
     next: AtomicU64,
     /// Upper non-directories with several names, by real inode number: all names are one node.
     linked: Mutex<HashMap<u64, Weak<Node<L>>>, { rank::LEAF }>,
-    /// Files that are or will be indexed, by the device and inode number of the lower file.
-    shared: Mutex<ByLower<L>, { rank::LEAF }>,
+    /// Files that are or will be indexed, by their name in the index.
+    shared: Mutex<ByIndexName<L>, { rank::LEAF }>,
     /// Directories by the device and inode number of their topmost lower part.
     lower_dirs: Mutex<ByLower<L>, { rank::LEAF }>,
 }
@@ -103,8 +106,8 @@ impl<L: UpperLayer> NodeTable<L> {
         None
     }
 
-    /// The live node of the names that lead to that lower file; a new one if there is none.
-    pub fn shared(&self, key: (u64, u64), new: impl FnOnce() -> Arc<Node<L>>) -> Arc<Node<L>> {
+    /// The live node of the names that lead to that name in the index; a new one if there is none.
+    pub fn shared(&self, key: Box<[u8]>, new: impl FnOnce() -> Arc<Node<L>>) -> Arc<Node<L>> {
         let mut shared = self.shared.lock();
         if let Some(node) = shared.get(&key).and_then(Weak::upgrade) {
             return node;

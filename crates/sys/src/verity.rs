@@ -24,17 +24,34 @@ const MEASURE: Opcode = opcode::read_write::<[u16; 2]>(b'f', 134);
 /// # Errors
 /// Those of the filesystem.
 pub fn measure(file: BorrowedFd<'_>) -> Result<Option<(u16, Vec<u8>)>> {
-    let mut digest = Digest { algorithm: 0, size: LONGEST as u16, bytes: [0; LONGEST] };
-    // SAFETY: the kernel writes at most `size` bytes behind the four of the header, for which there is room.
-    let result = unsafe { libc::ioctl(file.as_raw_fd(), MEASURE as _, &raw mut digest) };
-    match check(result.into()) {
-        Ok(_) => {
+    match call(file) {
+        Ok(digest) => {
             let size = usize::from(digest.size).min(LONGEST);
             Ok(Some((digest.algorithm, digest.bytes[..size].to_vec())))
         }
         Err(Errno::NODATA | Errno::NOTTY | Errno::OPNOTSUPP | Errno::NOSYS) => Ok(None),
         Err(errno) => Err(errno),
     }
+}
+
+/// Whether a filesystem has fs-verity; `object` is anything on it, open for reading, a directory too.
+///
+/// # Errors
+/// Those of the filesystem.
+pub fn is_known(object: BorrowedFd<'_>) -> Result<bool> {
+    match call(object) {
+        Ok(_) | Err(Errno::NODATA) => Ok(true),
+        Err(Errno::NOTTY | Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL | Errno::ISDIR) => Ok(false),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// Asks for the digest.
+fn call(file: BorrowedFd<'_>) -> Result<Digest> {
+    let mut digest = Digest { algorithm: 0, size: LONGEST as u16, bytes: [0; LONGEST] };
+    // SAFETY: the kernel writes at most `size` bytes behind the four of the header, for which there is room.
+    let result = unsafe { libc::ioctl(file.as_raw_fd(), MEASURE as _, &raw mut digest) };
+    check(result.into()).map(|_| digest)
 }
 
 #[cfg(test)]

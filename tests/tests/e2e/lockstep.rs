@@ -55,6 +55,16 @@ fn with_an_index_on_tmpfs() -> Result<()> {
     slice("tmpfs", "index=on", "40", &[])
 }
 
+/// As ordinary users have it, who cannot open file handles; the kernel's mounts of the same layers are as ever.
+#[test]
+fn with_an_index_without_opening_handles() -> Result<()> {
+    if have("closed handles", &[Need::Tool("setpriv")])? {
+        slice("ext4", "index=on", "30", &["--closed-handles"])?;
+        slice("ext4", "index=on", "15", &["--closed-handles", "--handover"])?;
+    }
+    Ok(())
+}
+
 /// The mount changes hands between Acetate and the kernel every few steps.
 #[test]
 fn changing_hands() -> Result<()> {

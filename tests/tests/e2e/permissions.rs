@@ -92,6 +92,22 @@ fn as_mounter(stage: &Stage, script: &str) -> Result<String> {
 const MOUNT: &str = "\"$ACETATE\" mount -o lowerdir=l,upperdir=u,workdir=w m";
 const UMOUNT: &str = "cd \"$OLDPWD\"; \"$ACETATE\" umount m";
 
+/// Root keeps the set-group-id bit of files that the group may not execute; others do unless they are of the group.
+#[test]
+fn chown_takes_set_id_bits_as_the_kernel_does() -> Result<()> {
+    if !can("chown_takes_set_id_bits_as_the_kernel_does")? {
+        return Ok(());
+    }
+    let tree =
+        "cd l; for m in 2644 2755 6765 6711 4755; do echo x >$m; chown 1001:1002 $m; chmod $m $m; done";
+    let act = "for f in *; do chgrp 1001 $f; stat -c %a:%u:%g $f; chown 1001:1003 $f || :; stat -c %a:%u:%g $f; done";
+    for uid in [0, 1001] {
+        let [ours, kernel] = Stage::both(tree, uid, act)?;
+        assert_eq!(ours, kernel, "{uid}");
+    }
+    Ok(())
+}
+
 /// What one user after the other tries on the same tree, as on the kernel's overlayfs.
 #[test]
 fn users_get_what_the_merged_attributes_give_them() -> Result<()> {

@@ -6,8 +6,9 @@ use crate::daemon::status::InFlight;
 use crate::error::Failure;
 use crate::mountinfo::{self, Mount};
 use crate::out::{answer, exact, shown, table};
-use crate::record::{self, Agreed, Found};
+use crate::record::{self, Agreed, Found, LayerRecord};
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 /// Show the overlays that are mounted
@@ -54,6 +55,8 @@ struct Daemon {
     options: String,
     marks: Option<String>,
     whiteouts: Option<String>,
+    layers: Vec<LayerRecord>,
+    settings: BTreeMap<String, String>,
     capabilities: Vec<String>,
     no_new_privs: bool,
     /// `null` until the daemon and the kernel have agreed.
@@ -82,6 +85,8 @@ impl Daemon {
             options: record.options,
             marks: record.marks,
             whiteouts: record.whiteouts,
+            layers: record.layers,
+            settings: record.settings,
             capabilities: record.capabilities,
             no_new_privs: record.no_new_privs,
             kernel: record.kernel,
@@ -129,14 +134,7 @@ fn paragraph(entry: &Entry) -> String {
         Some(daemon) => {
             // Writing to a String cannot fail.
             let _infallible = writeln!(text, ", pid {})", daemon.pid);
-            for (role, path) in [("upper", &daemon.upper), ("work", &daemon.work)] {
-                if let Some(path) = path {
-                    let _infallible = writeln!(text, "  {role}  {path}");
-                }
-            }
-            for lower in &daemon.lower {
-                let _infallible = writeln!(text, "  lower  {lower}");
-            }
+            layers(daemon, &mut text);
             if let Some(Agreed { protocol, missing }) = &daemon.kernel {
                 let without = if missing.is_empty() { "" } else { ", without " };
                 let _infallible = writeln!(text, "  kernel  FUSE {protocol}{without}{}", missing.join(", "));
@@ -181,4 +179,53 @@ fn statistics(stats: &Statistics) -> String {
         let _infallible = writeln!(text, "  {line}");
     }
     text
+}
+
+/// A line for each layer, with what its filesystem has and lacks, and one for what is in force.
+fn layers(daemon: &Daemon, text: &mut String) {
+    let about = |path: &str| {
+        let layer = daemon.layers.iter().find(|layer| layer.path == path);
+        layer.map(|layer| format!("  ({})", offers(layer))).unwrap_or_default()
+    };
+    // Writing to a String cannot fail.
+    for (role, path) in [("upper", &daemon.upper), ("work", &daemon.work)] {
+        if let Some(path) = path {
+            let _infallible = writeln!(text, "  {role}  {path}{}", about(path));
+        }
+    }
+    for lower in &daemon.lower {
+        let _infallible = writeln!(text, "  lower  {lower}{}", about(lower));
+    }
+    if !daemon.settings.is_empty() {
+        let words: Vec<_> = daemon.settings.iter().map(|(name, word)| format!("{name}={word}")).collect();
+        let _infallible = writeln!(text, "  in force  {}", words.join(" "));
+    }
+}
+
+/// What a layer's filesystem has and lacks, in words.
+fn offers(layer: &LayerRecord) -> String {
+    let handles = match layer.file_handles.as_deref() {
+        Some("named") => Some("file handles that cannot be opened"),
+        Some("none") => Some("no file handles"),
+        _ => None,
+    };
+    let lacks = [
+        (Some(layer.xattrs.iter().any(|kind| kind == "trusted")), "trusted xattrs"),
+        (Some(layer.xattrs.iter().any(|kind| kind == "user")), "user xattrs"),
+        (layer.d_type, "types in listings"),
+        (layer.whiteout_device, "whiteout devices"),
+        (layer.o_tmpfile, "O_TMPFILE"),
+        (layer.rename_exchange, "RENAME_EXCHANGE"),
+        (layer.rename_whiteout, "RENAME_WHITEOUT"),
+        (layer.reflink, "reflinks to upper"),
+        (layer.fs_verity, "fs-verity"),
+    ];
+    let lacks: Vec<_> = lacks.iter().filter(|(has, _)| *has == Some(false)).map(|(_, what)| *what).collect();
+    let name = layer.filesystem.as_deref().unwrap_or("an unknown filesystem");
+    let without = (!lacks.is_empty()).then(|| format!("without {}", lacks.join(", ")));
+    [Some(name.to_owned()), handles.map(str::to_owned), without]
+        .into_iter()
+        .flatten()
+        .collect::<Vec<_>>()
+        .join("; ")
 }

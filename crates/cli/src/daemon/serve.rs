@@ -5,7 +5,7 @@ use super::{READY, notify, privileges, signals};
 use crate::error::Failure;
 use crate::mount::{Opened, Plan, Request, prepare};
 use crate::mountinfo;
-use crate::options::{Options, RedirectDir, Switch, Uuid};
+use crate::options::{Compat, Options, RedirectDir, Switch, Uuid, Xino};
 use crate::out::{cause, exact, note, shown, warn};
 use crate::record::{self, Record};
 use acetate_fuse::{Connection, Ended, InForce, MountError, MountFlags, MountSpec, ServeError};
@@ -13,8 +13,9 @@ use acetate_layer::mark::Dialect;
 use acetate_layer::view::{Rules, View};
 use acetate_layer::work::{self, Identify, WhiteoutForm};
 use acetate_layer::{At, Layer, UpperLayer};
-use acetate_overlay::{Config, Index, Overlay, Redirects, Stack};
+use acetate_overlay::{Config, Durability, Index, Overlay, Redirects, Stack, Verity};
 use rustix::fs::{Mode, OFlags};
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -217,6 +218,7 @@ fn config(opened: &Opened, read_only: bool) -> Result<Config, Failure> {
         follows_below: opened.follows_below,
         redirect_max: opened.redirect_max,
         index: opened.index,
+        handles_open: opened.handles_open,
         uuid_in_handles: opened.uuid_in_handles,
         durability: opened.durability,
         offline_changes: opened.offline_changes,
@@ -279,8 +281,48 @@ fn describe(request: &Request, opened: &Opened, point: &std::path::Path) -> Reco
         options: exact(&in_force(options, opened).format()),
         marks,
         whiteouts,
+        layers: opened.layers.clone(),
+        settings: settings(options, opened),
         ..Record::new(point)
     }
+}
+
+/// What is in force of the options that the kernel's overlayfs has too, whether they were given or not.
+fn settings(options: &Options, opened: &Opened) -> BTreeMap<String, String> {
+    let switch = |on: bool| if on { "on" } else { "off" };
+    let words = [
+        (
+            "redirect_dir",
+            match opened.redirects {
+                Redirects::Make => "on",
+                Redirects::Follow => "follow",
+                Redirects::Refuse => "nofollow",
+            },
+        ),
+        ("metacopy", switch(opened.metacopy)),
+        ("index", switch(opened.index != Index::Nothing)),
+        ("nfs_export", switch(opened.index == Index::All)),
+        ("xino", Xino::word(options.xino.unwrap_or(Xino::Off))),
+        ("uuid", Uuid::word(opened.uuid)),
+        (
+            "verity",
+            match opened.verity {
+                Verity::Off => "off",
+                Verity::On => "on",
+                Verity::Require => "require",
+            },
+        ),
+        (
+            "fsync",
+            match opened.durability {
+                Durability::Data => "auto",
+                Durability::All => "strict",
+                Durability::Nothing => "volatile",
+            },
+        ),
+        ("compat", Compat::word(options.compat.unwrap_or(Compat::Kernel))),
+    ];
+    words.into_iter().map(|(name, word)| (name.to_owned(), word.to_owned())).collect()
 }
 
 /// The options as they are in force: what others switched on or off is among them.

@@ -5,6 +5,7 @@
 mod device;
 mod driver;
 mod exclusive;
+mod features;
 mod overlap;
 mod place;
 mod remount;

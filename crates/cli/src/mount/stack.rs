@@ -1,10 +1,12 @@
 //! Opening the layers, the staging directory, and what was chosen for this filesystem.
 
+use super::features::Surveyor;
 use super::place::Place;
 use crate::error::Failure;
 use crate::options::{self, Fsync, Marks, Mounter, Options, RedirectDir, Resolved, Role, Uuid, Xino};
 use crate::out::{cause, note, shown, warn};
-use acetate_layer::dir::DirLayer;
+use crate::record::LayerRecord;
+use acetate_layer::dir::{DirLayer, Handles, UpperFeatures};
 use acetate_layer::mark::{Dialect, EXTENDED};
 use acetate_layer::view::Rules;
 use acetate_layer::work::{self, PrepareError, WhiteoutForm};
@@ -40,6 +42,8 @@ pub(crate) struct Opened {
     pub(crate) redirect_max: usize,
     /// Which copies are indexed.
     pub(crate) index: Index,
+    /// File handles can be opened.
+    pub(crate) handles_open: bool,
     /// What the upper layer is given as its identity.
     pub(crate) uuid: Uuid,
     /// Stored file handles hold UUIDs.
@@ -58,6 +62,10 @@ pub(crate) struct Opened {
     pub(crate) workdir: Option<(u64, u64)>,
     /// Nothing can be written although there is an upper layer.
     pub(crate) forced_read_only: bool,
+    /// What upper can do, where it can be written to.
+    pub(crate) upper_features: Option<UpperFeatures>,
+    /// What the layers' filesystems offer: upper's first.
+    pub(crate) layers: Vec<LayerRecord>,
 }
 
 /// Opens the layers, prepares the work directory and finds out what can be stored.
@@ -72,7 +80,7 @@ pub(super) fn open(
     resolved: Resolved,
     mounter: Mounter,
 ) -> Result<Opened, Failure> {
-    let places = lowers;
+    let (places, data_places) = (lowers, data);
     let open = |places: &[Place]| {
         let open = |place: &Place| DirLayer::open_lower(&place.path).map_err(|errno| refused(place, errno));
         places.iter().map(open).collect::<Result<Vec<_>, _>>()
@@ -107,6 +115,7 @@ pub(super) fn open(
         follows_below: true,
         redirect_max: KERNEL_REDIRECT_MAX,
         index: Index::Nothing,
+        handles_open: true,
         uuid: resolved.uuid,
         uuid_in_handles: true,
         durability: durability(resolved),
@@ -116,6 +125,8 @@ pub(super) fn open(
         narrow_numbers: given.ino32,
         workdir: None,
         forced_read_only: false,
+        upper_features: None,
+        layers: Vec::new(),
     };
     for (place, layer) in places.iter().zip(&opened.lowers) {
         refuse_extended(place, layer)?;
@@ -123,6 +134,11 @@ pub(super) fn open(
     if let Some((upper, work)) = writable {
         open_writable(&mut opened, upper, work, wanted, resolved)?;
     }
+    let surveyor = Surveyor::new(mounter, opened.upper_features.zip(Some(opened.whiteouts)));
+    let upper = writable.map(|(upper, _)| upper).zip(opened.upper.as_ref());
+    let below = places.iter().zip(&opened.lowers).chain(data_places.iter().zip(&opened.data));
+    let look = |(place, layer)| surveyor.look(place, layer, opened.upper.as_ref());
+    opened.layers = upper.into_iter().chain(below).map(look).collect();
     Ok(opened)
 }
 
@@ -158,6 +174,8 @@ fn open_writable(
     }
     let abilities = work::probe(&layer, wanted)
         .map_err(|errno| Failure::path("try the work directory", &work.path, errno))?;
+    // It is for `acetate mounts` only.
+    opened.upper_features = layer.upper_features().ok();
     opened.marks_storable = abilities.dialect.is_some();
     opened.dialect = abilities.dialect.unwrap_or(opened.dialect);
     opened.whiteouts = abilities.whiteouts;
@@ -172,7 +190,7 @@ fn open_writable(
     }
     opened.redirects = redirects(resolved, trusted || extended);
     opened.metacopy = resolved.metacopy && (trusted || extended);
-    opened.index = index(opened, &layer, resolved);
+    (opened.index, opened.handles_open) = index(opened, &layer, resolved);
     let one_filesystem = opened.lowers.iter().all(|lower| lower.filesystem() == layer.filesystem());
     opened.uuid_in_handles = resolved.uuid != Uuid::Off || !one_filesystem;
     opened.offline_changes = opened.redirects != Redirects::Make
@@ -250,32 +268,46 @@ fn redirects(resolved: Resolved, trusted: bool) -> Redirects {
     }
 }
 
-/// What can be indexed: everything depends on file handles.
-fn index(opened: &Opened, upper: &DirLayer, resolved: Resolved) -> Index {
+/// What can be indexed, and whether file handles can be opened: everything depends on handles.
+fn index(opened: &Opened, upper: &DirLayer, resolved: Resolved) -> (Index, bool) {
     if !resolved.index || !opened.marks_storable {
-        return Index::Nothing;
+        return (Index::Nothing, true);
     }
-    if let Some(why) = no_handles(upper, &opened.lowers) {
-        note(format_args!("{why}: index=off"));
-        return Index::Nothing;
+    match handles(upper, &opened.lowers) {
+        Err(why) => {
+            note(format_args!("{why}: index=off"));
+            (Index::Nothing, true)
+        }
+        Ok(Handles::Open) if resolved.nfs_export => (Index::All, true),
+        Ok(Handles::Open) => (Index::Links, true),
+        Ok(_) => {
+            if resolved.nfs_export {
+                note("file handles cannot be opened here (CAP_DAC_READ_SEARCH): nfs_export=off");
+            }
+            (Index::Links, false)
+        }
     }
-    if resolved.nfs_export { Index::All } else { Index::Links }
 }
 
-/// Why objects cannot be found by file handles, if they cannot.
-fn no_handles(upper: &DirLayer, lowers: &[DirLayer]) -> Option<&'static str> {
+/// What can be done with the file handles of all layers, or why nothing can.
+fn handles(upper: &DirLayer, lowers: &[DirLayer]) -> Result<Handles, &'static str> {
+    const NONE: &str = "a layer's filesystem has no file handles that last";
     let mut known = Vec::new();
+    let mut all = Handles::Open;
     for layer in lowers.iter().chain([upper]) {
-        let Ok(Some(handle)) = layer.handle(At::Dir(layer.root())) else {
-            return Some("a layer's filesystem has no file handles");
-        };
-        if !matches!(layer.resolve(&handle), Ok(Some(_))) {
-            return Some("file handles cannot be opened here (CAP_DAC_READ_SEARCH)");
+        match layer.handles() {
+            Ok(Handles::Open) => {}
+            Ok(Handles::Named) => all = Handles::Named,
+            Ok(Handles::None) | Err(_) => return Err(NONE),
         }
+        let handle = layer.handle(At::Dir(layer.root())).ok().flatten().ok_or(NONE)?;
         known.push((layer.filesystem(), handle.uuid));
     }
     let ambiguous = |(id, uuid)| known.iter().any(|(other, same)| *other != id && *same == uuid);
-    known.iter().any(|one| ambiguous(*one)).then_some("two layers' filesystems have the same UUID")
+    if known.iter().any(|one| ambiguous(*one)) {
+        return Err("two layers' filesystems have the same UUID");
+    }
+    Ok(all)
 }
 
 fn durability(resolved: Resolved) -> Durability {

@@ -35,6 +35,12 @@ macro_rules! choices {
         impl $name {
             /// All values with the words for them.
             pub(crate) const ALL: &[($name, &str)] = &[$(($name::$variant, $word)),+];
+
+            /// The word for a value.
+            #[allow(dead_code, reason = "asked of some of them only")]
+            pub(crate) fn word(self) -> &'static str {
+                match self { $($name::$variant => $word),+ }
+            }
         }
     };
 }

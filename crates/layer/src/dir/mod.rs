@@ -19,6 +19,7 @@
 
 mod cache;
 mod copy;
+mod features;
 mod file;
 mod handle;
 mod name;
@@ -30,6 +31,7 @@ mod write;
 mod tests;
 
 pub use cache::DirCache;
+pub use features::{Features, Handles, UpperFeatures};
 pub use file::File;
 pub use handle::Dir;
 
@@ -279,14 +281,26 @@ fn is_below(inner: &OwnedFd, outer: &OwnedFd) -> Result<bool> {
     Ok(true)
 }
 
+/// Whether the filesystem is that of a FUSE server.
+fn is_fuse(root: &OwnedFd) -> Result<bool> {
+    /// linux/magic.h, `FUSE_SUPER_MAGIC`
+    const FUSE: u64 = 0x6573_5546;
+    Ok(magic(root)? == FUSE)
+}
+
+/// The number that tells types of filesystems apart (statfs(2)).
+fn magic(root: &OwnedFd) -> Result<u64> {
+    let filesystem = acetate_sys::retry(|| rustix::fs::fstatfs(root))?;
+    // The type of the number is the architecture's.
+    Ok(u64::try_from(filesystem.f_type).map_or(0, |kind| kind & 0xFFFF_FFFF))
+}
+
 /// Whether the filesystem is erofs. It has the attribute `immutable` on everything, because nothing can be written there
 /// (fs/erofs/inode.c, `erofs_getattr`); the kernel's overlayfs goes by the flags of inodes, which it leaves alone.
 fn is_erofs(root: &OwnedFd) -> Result<bool> {
     /// linux/magic.h, `EROFS_SUPER_MAGIC_V1`
     const EROFS: u64 = 0xE0F5_E1E2;
-    let filesystem = acetate_sys::retry(|| rustix::fs::fstatfs(root))?;
-    // The type of the number is the architecture's.
-    Ok(u64::try_from(filesystem.f_type).is_ok_and(|kind| kind & 0xFFFF_FFFF == EROFS))
+    Ok(magic(root)? == EROFS)
 }
 
 /// The id of the filesystem: its device number, but for btrfs, whose subvolumes each have one of their own.

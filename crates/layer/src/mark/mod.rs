@@ -4,6 +4,7 @@
 //! names them, reads and writes their values, and hides them from users. It does no I/O and never looks at two
 //! objects at once.
 
+mod below;
 mod links;
 mod metacopy;
 mod names;
@@ -12,6 +13,7 @@ mod protattr;
 mod redirect;
 mod whiteout;
 
+pub use below::Below;
 pub use links::Links;
 pub use metacopy::{BrokenMetacopy, Digest};
 pub use names::{is_private, to_disk, to_user};
@@ -52,6 +54,8 @@ pub enum Mark {
     Uuid,
     /// On an empty regular file: a whiteout.
     Whiteout,
+    /// On a copy: what its lower file was ([`Below`]), where handles cannot be opened. Not a mark of the kernel's.
+    Below,
     /// On the upper root: the layer holds what the kernel does not read ([`EXTENDED`]). Not a mark of the kernel's.
     Compat,
 }
@@ -73,6 +77,7 @@ macro_rules! names {
             Mark::ProtAttr => concat!($prefix, "protattr"),
             Mark::Uuid => concat!($prefix, "uuid"),
             Mark::Whiteout => concat!($prefix, "whiteout"),
+            Mark::Below => concat!($prefix, "below"),
             Mark::Compat => concat!($prefix, "compat"),
         }
     };
@@ -136,6 +141,8 @@ mod tests {
                 Mark::ProtAttr,
                 Mark::Uuid,
                 Mark::Whiteout,
+                Mark::Below,
+                Mark::Compat,
             ] {
                 let suffix = dialect.name(mark).strip_prefix(dialect.prefix());
                 let expected = format!("{mark:?}").to_lowercase();

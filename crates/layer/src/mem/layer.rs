@@ -195,7 +195,9 @@ impl Layer for MemLayer {
         let Some((ino, generation)) = handle.bytes.split_first_chunk::<8>() else {
             return Ok(None);
         };
-        if !state.abilities.handles || handle.kind != HANDLE_KIND || handle.uuid != uuid(self.fs.id) {
+        let abilities = &state.abilities;
+        let can = abilities.handles && abilities.handles_open;
+        if !can || handle.kind != HANDLE_KIND || handle.uuid != uuid(self.fs.id) {
             return Ok(None);
         }
         let ino = u64::from_le_bytes(*ino);

@@ -36,6 +36,8 @@ pub struct Abilities {
     pub rename_whiteout: bool,
     /// Handles of objects, and their resolution.
     pub handles: bool,
+    /// Handles can be resolved: the mounter has `CAP_DAC_READ_SEARCH`.
+    pub handles_open: bool,
     /// Device nodes other than char 0:0; without them `EPERM`.
     pub devices: bool,
     /// Inode flags; without them `ENOTTY`.
@@ -55,6 +57,7 @@ impl Default for Abilities {
             unnamed_files: true,
             rename_whiteout: true,
             handles: true,
+            handles_open: true,
             devices: true,
             flags: true,
             max_links: 65000,

@@ -51,7 +51,13 @@ impl<L: UpperLayer> Overlay<L> {
         };
         // The answer carries the new attributes, so nobody has to be told of the copy.
         let copied = self.copy_up_untold(&node, data)?;
-        let result = self.apply(upper, &node, handle, set, empties, nothing);
+        let mut set = *set;
+        if set.kill_set_ids.is_some() && caller.uid == 0 && (set.uid.is_some() || set.gid.is_some()) {
+            // Every chown(2) comes with this wish. Root may keep the bit of files that the group may not execute, as
+            // members of the group may.
+            set.kill_set_ids = Some(self.stat(&node)?.gid);
+        }
+        let result = self.apply(upper, &node, handle, &set, empties, nothing);
         if copied && result.is_err() {
             (self.changed)(node.id, Changed::Attributes);
         }

@@ -102,7 +102,7 @@ impl<L: UpperLayer> Overlay<L> {
         found: Found<L>,
         changes: u64,
     ) -> Result<Option<Arc<Node<L>>>> {
-        if let Some(key) = found.shared {
+        if let Some(key) = found.shared.clone() {
             return self.adopt_shared(dir, name, found, key).map(Some);
         }
         let linked = found.upper.is_some() && found.stat.kind != Kind::Dir && found.stat.nlink > 1;
@@ -147,7 +147,7 @@ impl<L: UpperLayer> Overlay<L> {
         dir: &Arc<Node<L>>,
         name: &[u8],
         found: Found<L>,
-        key: (u64, u64),
+        key: Box<[u8]>,
     ) -> Result<Arc<Node<L>>> {
         let in_upper = found.in_upper;
         let kind = found.stat.kind;

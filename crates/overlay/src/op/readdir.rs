@@ -3,7 +3,7 @@
 use crate::error::Result;
 use crate::listing::{ListEntry, Listing};
 use crate::node::Node;
-use crate::{Attr, Changed, DirItem, Entry, NodeId, Overlay, Room};
+use crate::{Attr, Changed, DirItem, Entry, Index, NodeId, Overlay, Room};
 use acetate_layer::mark::Mark;
 use acetate_layer::{Kind, UpperLayer};
 use std::sync::Arc;
@@ -150,6 +150,10 @@ impl<L: UpperLayer> Overlay<L> {
     /// Takes the impure mark from a plain upper directory in which every number is its own.
     fn drop_needless_impure(&self, dir: &Arc<Node<L>>, listing: &Listing) -> Result<()> {
         if !dir.state.read().lowers.is_empty() || dir.id == NodeId::ROOT {
+            return Ok(());
+        }
+        // The numbers of copies that others have made are not known then.
+        if self.config.index != Index::Nothing && !self.config.handles_open {
             return Ok(());
         }
         let _names = dir.as_dir()?.ns.read();

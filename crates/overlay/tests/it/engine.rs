@@ -489,6 +489,43 @@ proptest! {
         prop_assert!(result.is_ok(), "{}", result.unwrap_err());
     }
 
+    /// The index shows the same whether handles can be opened or not, and either way the other goes on with it.
+    #[test]
+    fn an_index_is_the_same_without_opening_handles(
+        stack in stack(),
+        ops in prop::collection::vec(op(), 1..40),
+        swap in any::<bool>(),
+    ) {
+        let config = Config { index: Index::Links, offline_changes: false, ..Config::default() };
+        let by_name = Config { handles_open: false, ..config.clone() };
+        let closed = Abilities { handles_open: false, ..Abilities::default() };
+        let mut open = Engine::over(&stack, Abilities::default(), config);
+        let mut named = Engine::over(&stack, closed, by_name);
+        let same = |open: &mut Engine, named: &mut Engine, when: &str| {
+            let difference = open.walk().difference(&named.walk());
+            prop_assert!(difference.is_none(), "{when}: {}", difference.unwrap_or_default());
+            prop_assert_eq!(open.numbers(), named.numbers());
+            Ok(())
+        };
+        for (at, op) in ops.iter().enumerate() {
+            prop_assert_eq!(open.apply(op), named.apply(op), "op {}: {:?}", at, op);
+            same(&mut open, &mut named, &format!("after op {at}: {op:?}"))?;
+            if at % 5 == 4 {
+                open.remount();
+                named.remount();
+                same(&mut open, &mut named, "after a remount")?;
+            }
+        }
+        if swap {
+            // A privileged mount takes over what an ordinary one has left.
+            named.layers[0].fs().set_abilities(Abilities::default());
+            named.config.handles_open = true;
+        }
+        open.remount();
+        named.remount();
+        same(&mut open, &mut named, "in the end")?;
+    }
+
     #[test]
     fn the_engine_agrees_with_the_model_without_unnamed_files(
         stack in stack(),

@@ -297,6 +297,12 @@ fn the_same_with_an_index() {
         let copied = [Op::Chmod(path("/one"), 0o600)];
         sweep_after(&copied, &linked, &Abilities::default(), &config, &[FULL, KILLED]);
     }
+    // Without the privilege to open handles.
+    let abilities = Abilities { handles_open: false, ..Abilities::default() };
+    let config =
+        Config { index: Index::Links, handles_open: false, offline_changes: false, ..Config::default() };
+    sweep(&linked, &abilities, &config, &[FULL, KILLED]);
+    sweep_after(&[Op::Chmod(path("/one"), 0o600)], &linked, &abilities, &config, &[FULL, KILLED]);
     let config = Config { index: Index::All, offline_changes: false, ..Config::default() };
     sweep(&operations(), &Abilities::default(), &config, &[KILLED]);
 }

@@ -1,6 +1,7 @@
 //! `testkit lockstep`: random calls on two mounts at once.
 
 use std::io::IsTerminal;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -41,6 +42,9 @@ pub(crate) struct Args {
     /// Let the mounts change hands every few steps: what one driver left on disk, the other one goes on with
     #[arg(long)]
     handover: bool,
+    /// Take the privilege to open file handles from Acetate, as ordinary users lack it
+    #[arg(long)]
+    closed_handles: bool,
     /// Run this script once instead of random ones
     #[arg(long, value_name = "FILE")]
     replay: Option<PathBuf>,
@@ -113,8 +117,12 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let scratch = args.fs.scratch()?;
-    let drivers = [args.driver_a.driver()?, args.driver_b.driver()?];
+    let mut drivers = [args.driver_a.driver()?, args.driver_b.driver()?];
+    if args.closed_handles {
+        close_handles(&mut drivers, &scratch)?;
+    }
     let mut rig = Rig::new(scratch.path(), drivers, Reentry::own(&[])?);
+    rig.closed_handles = args.closed_handles;
     rig.keep = args.keep;
     rig.trace = args.trace;
     let code = match &args.replay {
@@ -127,6 +135,20 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         std::mem::forget(scratch);
     }
     Ok(code)
+}
+
+/// Puts a program in the place of `acetate` that runs it without `CAP_DAC_READ_SEARCH`.
+fn close_handles(drivers: &mut [Driver; 2], scratch: &Scratch) -> anyhow::Result<()> {
+    for driver in drivers {
+        if let Driver::Acetate { bin } = driver {
+            let launcher = scratch.path().join("acetate");
+            let drop = "setpriv --bounding-set=-dac_read_search --inh-caps=-dac_read_search";
+            std::fs::write(&launcher, format!("#!/bin/sh\nexec {drop} '{}' \"$@\"\n", bin.display()))?;
+            std::fs::set_permissions(&launcher, std::fs::Permissions::from_mode(0o755))?;
+            *bin = launcher;
+        }
+    }
+    Ok(())
 }
 
 fn replay(rig: &mut Rig, file: &std::path::Path) -> anyhow::Result<ExitCode> {
