@@ -5,6 +5,7 @@
 
 mod import;
 mod layers;
+mod plot;
 mod report;
 mod system;
 mod workload;
@@ -21,7 +22,7 @@ use clap::{Parser, ValueEnum};
 use layers::Layers;
 use report::{Report, Row};
 use system::System;
-use workload::{Start, WORKLOADS, Workload};
+use workload::{Outcome, Start, WORKLOADS, Workload};
 
 /// Compare overlay filesystems, workload by workload
 ///
@@ -47,6 +48,9 @@ struct Args {
     /// Print one JSON object (schema acetate-bench/1, see bench/README.md) instead of a table
     #[arg(long)]
     json: bool,
+    /// Also draw the ratios to the kernel's overlayfs, into this SVG file
+    #[arg(long, value_name = "FILE")]
+    svg: Option<std::path::PathBuf>,
     /// Print the names of the workloads and what they do
     #[arg(long)]
     list: bool,
@@ -113,11 +117,17 @@ fn run(args: &Args) -> anyhow::Result<bool> {
             for turn in 0..systems.len() {
                 let column = (turn + round as usize) % systems.len();
                 let timed = measure(workload, &systems[column], &layers, &scratch);
+                if let Ok(measured) = &timed {
+                    report.note_mount(column, measured);
+                }
                 record(&mut report.rows[row], column, timed);
             }
         }
     }
     say("");
+    if let Some(file) = &args.svg {
+        std::fs::write(file, report.svg()).with_context(|| format!("cannot write {}", file.display()))?;
+    }
     if args.json {
         println!("{}", serde_json::to_string_pretty(&report.json())?);
     } else {
@@ -149,9 +159,9 @@ fn say(text: &str) {
     }
 }
 
-fn record(row: &mut Row, column: usize, timed: anyhow::Result<(f64, u64)>) {
+fn record(row: &mut Row, column: usize, timed: anyhow::Result<Measured>) {
     match timed {
-        Ok((seconds, work)) => match row.work {
+        Ok(Measured { seconds, steps: work, .. }) => match row.work {
             // The first to finish says how much there was to do; the others must have done the same.
             Some(expected) if expected != work => {
                 row.failures.push((column, format!("did {work} steps, another system {expected}")));
@@ -165,29 +175,45 @@ fn record(row: &mut Row, column: usize, timed: anyhow::Result<(f64, u64)>) {
     }
 }
 
-/// Mounts, prepares, runs and unmounts; returns the time of the run alone in seconds, and the steps it counted.
+/// What one run came to.
+#[derive(Debug)]
+pub struct Measured {
+    /// The time of the run alone, or what the workload says instead, in seconds.
+    pub seconds: f64,
+    /// The steps that it counted.
+    pub steps: u64,
+    /// How long mounting took, in seconds.
+    pub mount_seconds: f64,
+    /// The memory of the server at the end, in bytes; `None` if there is none.
+    pub memory: Option<u64>,
+}
+
+/// Mounts, prepares, runs and unmounts.
 fn measure(
     workload: &Workload,
     system: &System,
     layers: &Layers,
     scratch: &Scratch,
-) -> anyhow::Result<(f64, u64)> {
+) -> anyhow::Result<Measured> {
     let (upper, work) = (scratch.dir("upper")?, scratch.dir("work")?);
     let result = (|| {
         let stack = Stack::writable(layers.stack(workload.lowers), &upper, &work);
         if workload.start == Start::Cold {
             drop_caches()?;
         }
+        let start = Instant::now();
         let mounted = system.mount(&stack, &layers.merged)?;
+        let mount_seconds = start.elapsed().as_secs_f64();
         (workload.prepare)(mounted.path(), layers)?;
         if workload.start == Start::Warm {
             (workload.run)(mounted.path(), layers)?;
         }
         let start = Instant::now();
-        let steps = (workload.run)(mounted.path(), layers)?;
-        let seconds = start.elapsed().as_secs_f64();
+        let Outcome { steps, seconds } = (workload.run)(mounted.path(), layers)?;
+        let seconds = seconds.unwrap_or_else(|| start.elapsed().as_secs_f64());
+        let memory = system.server_memory(&layers.merged)?;
         mounted.unmount()?;
-        Ok((seconds, steps))
+        Ok(Measured { seconds, steps, mount_seconds, memory })
     })();
     std::fs::remove_dir_all(&upper)?;
     std::fs::remove_dir_all(&work)?;

@@ -4,6 +4,8 @@ use std::fmt::Write;
 
 use serde_json::{Map, Value, json};
 
+use crate::Measured;
+use crate::plot::{self, Bar};
 use crate::system::System;
 use crate::workload::Workload;
 
@@ -27,12 +29,18 @@ pub struct Report {
     fs: &'static str,
     rounds: u32,
     systems: Vec<&'static str>,
+    /// Seconds that mounting took, per system.
+    mounts: Vec<Vec<f64>>,
+    /// The most memory that a server had at the end of a workload, in bytes, per system.
+    memory: Vec<Option<u64>>,
     /// One row per workload.
     pub rows: Vec<Row>,
 }
 
 /// The system that ratios are of.
 const SUBJECT: &str = "acetate";
+/// The system that everything is drawn against.
+const REFERENCE: &str = "kernel";
 
 impl Report {
     /// An empty report.
@@ -44,8 +52,46 @@ impl Report {
             work: None,
             failures: Vec::new(),
         };
-        let systems = systems.iter().map(System::name).collect();
-        Self { fs, rounds, systems, rows: workloads.iter().map(row).collect() }
+        Self {
+            fs,
+            rounds,
+            systems: systems.iter().map(System::name).collect(),
+            mounts: vec![Vec::new(); systems.len()],
+            memory: vec![None; systems.len()],
+            rows: workloads.iter().map(row).collect(),
+        }
+    }
+
+    /// Notes how long a system took to mount and what memory its server had.
+    pub fn note_mount(&mut self, column: usize, measured: &Measured) {
+        self.mounts[column].push(measured.mount_seconds);
+        self.memory[column] = self.memory[column].max(measured.memory);
+    }
+
+    /// The ratios to the kernel's overlayfs as a picture.
+    pub fn svg(&self) -> String {
+        let reference = self.systems.iter().position(|name| *name == REFERENCE);
+        let shown: Vec<usize> = (0..self.systems.len()).filter(|column| Some(*column) != reference).collect();
+        let systems: Vec<&str> = shown.iter().map(|column| self.systems[*column]).collect();
+        let ratio = |row: &Row, column: usize| {
+            Some(median(&row.samples[column])? / median(row.samples.get(reference?)?)?)
+        };
+        let bar = |row: &Row| Bar {
+            name: row.name.to_owned(),
+            ratios: shown.iter().map(|column| ratio(row, *column)).collect(),
+        };
+        let uname = rustix::system::uname();
+        let release = uname.release().to_string_lossy();
+        let subtitle = format!(
+            "layers on {}, medians of {}, Linux {}, {} processors; 1 is the kernel's overlayfs, left is faster",
+            self.fs,
+            rounds_text(self.rounds),
+            // What a distribution appends says nothing to others.
+            release.split('-').next().unwrap_or_default(),
+            std::thread::available_parallelism().map_or(0, usize::from),
+        );
+        let bars: Vec<Bar> = self.rows.iter().map(bar).collect();
+        plot::svg("Times of overlay filesystems", &subtitle, &systems, &bars)
     }
 
     /// The systems that Acetate is compared with, by number; empty if it was not measured.
@@ -98,9 +144,16 @@ impl Report {
             text,
             "\nLayers on {}, medians of {}{}",
             self.fs,
-            if self.rounds == 1 { "1 round".into() } else { format!("{} rounds", self.rounds) },
+            rounds_text(self.rounds),
             if references.is_empty() { "." } else { "; a ratio below 1 means that Acetate is faster." }
         );
+        for (column, name) in self.systems.iter().enumerate() {
+            let Some(seconds) = median(&self.mounts[column]) else { continue };
+            let memory = self.memory[column]
+                .map(|bytes| format!(", memory up to {:.1} MiB", bytes as f64 / 1048576.0));
+            let _ =
+                writeln!(text, "{name}: mounted in {:.1} ms{}", seconds * 1e3, memory.unwrap_or_default());
+        }
         text
     }
 
@@ -143,6 +196,10 @@ impl Report {
             "cpus": std::thread::available_parallelism().map_or(0, usize::from),
             "kernel": rustix::system::uname().release().to_string_lossy(),
             "workloads": rows,
+            "mount_s": self.systems.iter().zip(&self.mounts)
+                .map(|(name, samples)| ((*name).to_owned(), json!(median(samples)))).collect::<Map<_, _>>(),
+            "memory_bytes": self.systems.iter().zip(&self.memory)
+                .map(|(name, bytes)| ((*name).to_owned(), json!(bytes))).collect::<Map<_, _>>(),
             "acetate_to_geometric_mean": ratios(&|column| self.mean_ratio(column)),
         })
     }
@@ -162,6 +219,10 @@ pub(crate) fn median(samples: &[f64]) -> Option<f64> {
 fn geometric_mean(ratios: &[f64]) -> Option<f64> {
     let logs: f64 = ratios.iter().map(|ratio| ratio.ln()).sum();
     (!ratios.is_empty()).then(|| (logs / ratios.len() as f64).exp())
+}
+
+fn rounds_text(rounds: u32) -> String {
+    if rounds == 1 { "1 round".into() } else { format!("{rounds} rounds") }
 }
 
 fn ratio_text(ratio: Option<f64>) -> String {
@@ -202,6 +263,8 @@ mod tests {
             fs: "tmpfs",
             rounds: 3,
             systems: vec!["kernel", "acetate"],
+            mounts: vec![vec![], vec![0.002]],
+            memory: vec![None, Some(3 << 20)],
             rows: vec![
                 row("slower", [&[0.010, 0.001, 0.020], &[0.040, 0.030, 0.050]]),
                 row("faster", [&[0.004, 0.004], &[0.003, 0.001]]),
@@ -220,6 +283,7 @@ broken             failed      1000.0               -
 geometric mean                                   1.41
 
 Layers on tmpfs, medians of 3 rounds; a ratio below 1 means that Acetate is faster.
+acetate: mounted in 2.0 ms, memory up to 3.0 MiB
 ";
         assert_eq!(report().table(), expected);
     }
@@ -231,5 +295,10 @@ Layers on tmpfs, medians of 3 rounds; a ratio below 1 means that Acetate is fast
         assert_eq!(json["workloads"][0]["acetate_to"]["kernel"], 4.0);
         assert_eq!(json["workloads"][1]["systems"]["acetate"]["median_s"], 0.002);
         assert_eq!(json["workloads"][2]["acetate_to"]["kernel"], Value::Null);
+        assert_eq!(json["mount_s"]["acetate"], 0.002);
+        assert_eq!(
+            (&json["memory_bytes"]["kernel"], &json["memory_bytes"]["acetate"]),
+            (&Value::Null, &json!(3 << 20))
+        );
     }
 }

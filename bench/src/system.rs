@@ -1,5 +1,7 @@
 //! The systems that are compared.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -22,7 +24,12 @@ pub enum Choice {
     Acetate,
     /// The published crate, if it is installed
     FuseOverlayfs,
+    /// What the system has installed in /usr/bin, such as Debian's 1.10; only if asked for
+    FuseOverlayfsSystem,
 }
+
+/// What is measured unless asked otherwise.
+const ALWAYS: [Choice; 3] = [Choice::Kernel, Choice::Acetate, Choice::FuseOverlayfs];
 
 /// A system that can mount.
 #[derive(Debug)]
@@ -30,21 +37,30 @@ pub enum System {
     /// One that the testkit's driver knows.
     Driver(Driver),
     /// `fuse-overlayfs -o ... MERGED`.
-    FuseOverlayfs(PathBuf),
+    Published(PathBuf),
+    /// The same, from the system.
+    Packaged(PathBuf),
 }
 
 impl System {
     /// The systems asked for, or all; in that case fuse-overlayfs may be missing, and stderr says so.
     pub fn find(asked: &[Choice]) -> anyhow::Result<Vec<Self>> {
         let all = asked.is_empty();
-        let choices = if all { Choice::value_variants() } else { asked };
+        let choices = if all { &ALWAYS } else { asked };
         let mut systems = Vec::new();
         for choice in choices {
             match choice {
                 Choice::Kernel => systems.push(Self::Driver(Driver::Kernel)),
                 Choice::Acetate => systems.push(Self::Driver(Driver::acetate()?)),
+                Choice::FuseOverlayfsSystem => {
+                    let bin = Path::new("/usr/bin/fuse-overlayfs");
+                    if !bin.exists() {
+                        bail!("there is no {}; install the package fuse-overlayfs", bin.display());
+                    }
+                    systems.push(Self::Packaged(bin.to_owned()));
+                }
                 Choice::FuseOverlayfs => match need::tool("fuse-overlayfs") {
-                    Some(bin) => systems.push(Self::FuseOverlayfs(bin)),
+                    Some(bin) => systems.push(Self::Published(bin)),
                     None if all => {
                         eprintln!("fuse-overlayfs is not installed: left out. hint: tests/install --bench")
                     }
@@ -59,15 +75,46 @@ impl System {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Driver(driver) => driver.name(),
-            Self::FuseOverlayfs(_) => "fuse-overlayfs",
+            Self::Published(_) => "fuse-overlayfs",
+            Self::Packaged(_) => "fuse-overlayfs-system",
         }
+    }
+
+    fn program(&self) -> &'static str {
+        match self {
+            Self::Driver(driver) => driver.name(),
+            Self::Published(_) | Self::Packaged(_) => "fuse-overlayfs",
+        }
+    }
+
+    /// The memory of the process that serves `target`, in bytes, by its resident set; `None` if the kernel does.
+    pub fn server_memory(&self, target: &Path) -> anyhow::Result<Option<u64>> {
+        if matches!(self, Self::Driver(Driver::Kernel)) {
+            return Ok(None);
+        }
+        for entry in std::fs::read_dir("/proc")? {
+            let process = entry?.path();
+            // It may have ended meanwhile, and is none then.
+            let Ok(arguments) = std::fs::read(process.join("cmdline")) else { continue };
+            let mut words = arguments.split(|byte| *byte == 0).filter(|word| !word.is_empty());
+            let program = words.next().map(|word| Path::new(OsStr::from_bytes(word)));
+            let named = program.and_then(Path::file_name).is_some_and(|name| name == self.program());
+            if !named || words.next_back() != Some(target.as_os_str().as_bytes()) {
+                continue;
+            }
+            let Ok(status) = std::fs::read_to_string(process.join("status")) else { continue };
+            let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+            let kib = resident.and_then(|text| text.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+            return Ok(kib.map(|kib| kib * 1024));
+        }
+        Ok(None)
     }
 
     /// Mounts `stack` on `target`.
     pub fn mount(&self, stack: &Stack, target: &Path) -> anyhow::Result<Mount> {
         match self {
             Self::Driver(driver) => Ok(Mount::Driver(driver.mount(stack, target, "")?)),
-            Self::FuseOverlayfs(bin) => {
+            Self::Published(bin) | Self::Packaged(bin) => {
                 // In the foreground, to see its end: it unmounts its place once more then, whatever is mounted there.
                 let mut command = Command::new(bin);
                 command.arg("-f").arg("-o").arg(stack.options("")).arg(target);

@@ -5,7 +5,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use acetate_testkit::exec;
 use anyhow::bail;
@@ -60,8 +60,19 @@ pub enum Start {
     Fresh,
 }
 
-/// A step of a workload: merged directory and layers to number of steps done.
-type Step = fn(&Path, &Layers) -> anyhow::Result<u64>;
+/// What a workload has done.
+#[derive(Debug)]
+pub struct Outcome {
+    /// How many steps.
+    pub steps: u64,
+    /// What is compared, in seconds, if it is not the time of the whole run.
+    pub seconds: Option<f64>,
+}
+
+/// Before a workload: merged directory and layers.
+type Prepare = fn(&Path, &Layers) -> anyhow::Result<()>;
+/// A workload: the same.
+type Run = fn(&Path, &Layers) -> anyhow::Result<Outcome>;
 
 /// Something to measure.
 #[derive(Debug)]
@@ -75,13 +86,13 @@ pub struct Workload {
     /// What is in the caches.
     pub start: Start,
     /// Done before the clock starts.
-    pub prepare: Step,
+    pub prepare: Prepare,
     /// What is timed.
-    pub run: Step,
+    pub run: Run,
 }
 
 /// All workloads, in the order of the report.
-pub const WORKLOADS: [Workload; 25] = [
+pub const WORKLOADS: [Workload; 27] = [
     workload(
         "find-cold",
         "find: names of 20,000 files, caches dropped",
@@ -120,6 +131,13 @@ pub const WORKLOADS: [Workload; 25] = [
         Lowers::Tree,
         Start::Warm,
         open_small,
+    ),
+    workload(
+        "open-small-4",
+        "the same by four threads at once",
+        Lowers::Tree,
+        Start::Warm,
+        open_small_by_four,
     ),
     workload("untar", "unpack 2,000 files", Lowers::Empty, Start::Fresh, untar),
     workload(
@@ -194,6 +212,13 @@ pub const WORKLOADS: [Workload; 25] = [
         Start::Fresh,
         copy_up,
     ),
+    workload(
+        "stall",
+        "the longest of the creations of files meanwhile, not the whole time",
+        Lowers::Big,
+        Start::Fresh,
+        create_during_copy_up,
+    ),
 ];
 
 const fn workload(
@@ -201,13 +226,18 @@ const fn workload(
     what: &'static str,
     lowers: Lowers,
     start: Start,
-    run: Step,
+    run: Run,
 ) -> Workload {
     Workload { name, what, lowers, start, prepare: nothing, run }
 }
 
-fn nothing(_: &Path, _: &Layers) -> anyhow::Result<u64> {
-    Ok(0)
+fn nothing(_: &Path, _: &Layers) -> anyhow::Result<()> {
+    Ok(())
+}
+
+/// So many steps; the time of the whole run counts.
+fn done(steps: u64) -> anyhow::Result<Outcome> {
+    Ok(Outcome { steps, seconds: None })
 }
 
 /// Runs a program and returns its output.
@@ -219,32 +249,32 @@ fn lines(output: &[u8]) -> u64 {
     output.iter().filter(|byte| **byte == b'\n').count() as u64
 }
 
-fn find_names(merged: &Path, _: &Layers) -> anyhow::Result<u64> {
-    Ok(lines(&program(merged, &["find", ".", "-printf", "%p\\n"])?))
+fn find_names(merged: &Path, _: &Layers) -> anyhow::Result<Outcome> {
+    done(lines(&program(merged, &["find", ".", "-printf", "%p\\n"])?))
 }
 
 /// The steps are the sum of all file sizes: a wrong size is noticed.
-fn find_sizes(merged: &Path, _: &Layers) -> anyhow::Result<u64> {
+fn find_sizes(merged: &Path, _: &Layers) -> anyhow::Result<Outcome> {
     let output = program(merged, &["find", ".", "-type", "f", "-printf", "%s\\n"])?;
-    Ok(String::from_utf8_lossy(&output).lines().filter_map(|line| line.parse::<u64>().ok()).sum())
+    done(String::from_utf8_lossy(&output).lines().filter_map(|line| line.parse::<u64>().ok()).sum())
 }
 
 /// grep answers 1 if it found nothing, so there is one line to be found.
-fn grep(merged: &Path, _: &Layers) -> anyhow::Result<u64> {
-    Ok(lines(&program(merged, &["grep", "-r", "a later layer", "."])?))
+fn grep(merged: &Path, _: &Layers) -> anyhow::Result<Outcome> {
+    done(lines(&program(merged, &["grep", "-r", "a later layer", "."])?))
 }
 
-fn git_status(merged: &Path, _: &Layers) -> anyhow::Result<u64> {
+fn git_status(merged: &Path, _: &Layers) -> anyhow::Result<Outcome> {
     // Without optional locks git does not rewrite its index, so that all runs do the same.
     let words = ["git", "--no-optional-locks", "-c", "safe.directory=*", "status", "--porcelain"];
     let output = program(&merged.join("repository"), &words)?;
     if !output.is_empty() {
         bail!("git status: {}", String::from_utf8_lossy(&output));
     }
-    Ok(0)
+    done(0)
 }
 
-fn open_small(merged: &Path, _: &Layers) -> anyhow::Result<u64> {
+fn open_small(merged: &Path, _: &Layers) -> anyhow::Result<Outcome> {
     let mut buffer = vec![0; BLOCK];
     let mut total = 0;
     for _ in 0..SMALL_PASSES {
@@ -254,16 +284,27 @@ fn open_small(merged: &Path, _: &Layers) -> anyhow::Result<u64> {
             total += File::open(merged.join(name))?.read(&mut buffer)? as u64;
         }
     }
-    Ok(total)
+    done(total)
 }
 
-fn untar(merged: &Path, layers: &Layers) -> anyhow::Result<u64> {
+fn open_small_by_four(merged: &Path, layers: &Layers) -> anyhow::Result<Outcome> {
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..4).map(|_| scope.spawn(|| open_small(merged, layers))).collect();
+        let mut steps = 0;
+        for thread in threads {
+            steps += thread.join().map_err(|_| anyhow::anyhow!("a thread panicked"))??.steps;
+        }
+        done(steps)
+    })
+}
+
+fn untar(merged: &Path, layers: &Layers) -> anyhow::Result<Outcome> {
     let mut command = Command::new("tar");
     exec::stdout_of(command.arg("-xf").arg(&layers.archive).current_dir(merged), LIMIT)?;
-    Ok(std::fs::read_dir(merged)?.count() as u64)
+    done(std::fs::read_dir(merged)?.count() as u64)
 }
 
-fn create_unlink(merged: &Path, _: &Layers) -> anyhow::Result<u64> {
+fn create_unlink(merged: &Path, _: &Layers) -> anyhow::Result<Outcome> {
     let dir = merged.join("created");
     std::fs::create_dir(&dir)?;
     let names: Vec<_> = (0..CREATED).map(|i| dir.join(format!("file-{i}"))).collect();
@@ -274,10 +315,10 @@ fn create_unlink(merged: &Path, _: &Layers) -> anyhow::Result<u64> {
         std::fs::remove_file(name)?;
     }
     std::fs::remove_dir(&dir)?;
-    Ok(CREATED as u64)
+    done(CREATED as u64)
 }
 
-fn mkdir_rm(merged: &Path, _: &Layers) -> anyhow::Result<u64> {
+fn mkdir_rm(merged: &Path, _: &Layers) -> anyhow::Result<Outcome> {
     let root = merged.join("made");
     std::fs::create_dir(&root)?;
     for i in 0..MADE_DIRS {
@@ -290,16 +331,16 @@ fn mkdir_rm(merged: &Path, _: &Layers) -> anyhow::Result<u64> {
         std::fs::write(dir.join("file"), "x")?;
     }
     program(merged, &["rm", "-rf", "made"])?;
-    Ok(MADE_DIRS as u64)
+    done(MADE_DIRS as u64)
 }
 
-fn read_big(merged: &Path, _: &Layers) -> anyhow::Result<u64> {
+fn read_big(merged: &Path, _: &Layers) -> anyhow::Result<Outcome> {
     let mut file = File::open(merged.join("big"))?;
     let mut buffer = vec![0; BLOCK];
     let mut total = 0;
     loop {
         match file.read(&mut buffer)? {
-            0 => return Ok(total),
+            0 => return done(total),
             count => total += count as u64,
         }
     }
@@ -313,61 +354,61 @@ fn pages(pages: u64) -> impl Iterator<Item = u64> {
     .skip(1)
 }
 
-fn read_random(merged: &Path, _: &Layers) -> anyhow::Result<u64> {
+fn read_random(merged: &Path, _: &Layers) -> anyhow::Result<Outcome> {
     let file = File::open(merged.join("big"))?;
     let mut buffer = [0; PAGE];
     for page in pages((BIG_BYTES / PAGE) as u64).take(RANDOM_READS) {
         file.read_exact_at(&mut buffer, page * PAGE as u64)?;
     }
-    Ok(RANDOM_READS as u64)
+    done(RANDOM_READS as u64)
 }
 
-fn write_lines(merged: &Path, _: &Layers) -> anyhow::Result<u64> {
+fn write_lines(merged: &Path, _: &Layers) -> anyhow::Result<Outcome> {
     let mut file = File::create_new(merged.join("log"))?;
     for _ in 0..LOG_LINES {
         file.write_all(&[b'l'; 64])?;
     }
-    Ok(file.metadata()?.len())
+    done(file.metadata()?.len())
 }
 
-fn make_database(merged: &Path, _: &Layers) -> anyhow::Result<u64> {
+fn make_database(merged: &Path, _: &Layers) -> anyhow::Result<()> {
     let fill = "CREATE TABLE t(id INTEGER PRIMARY KEY, value TEXT);
         WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 20000)
         INSERT INTO t SELECT i, hex(randomblob(100)) FROM n;";
     program(merged, &["sqlite3", "-batch", "-bail", "base.db", fill])?;
-    Ok(0)
+    Ok(())
 }
 
-fn transact(merged: &Path, _: &Layers) -> anyhow::Result<u64> {
+fn transact(merged: &Path, _: &Layers) -> anyhow::Result<Outcome> {
     let statement = "UPDATE t SET value = hex(randomblob(100)) WHERE id = 1 + abs(random()) % 20000;\n";
     program(merged, &["sqlite3", "-batch", "-bail", "base.db", &statement.repeat(TRANSACTIONS)])?;
-    Ok(TRANSACTIONS as u64)
+    done(TRANSACTIONS as u64)
 }
 
-fn write_big(merged: &Path, _: &Layers) -> anyhow::Result<u64> {
+fn write_big(merged: &Path, _: &Layers) -> anyhow::Result<Outcome> {
     let mut file = File::create_new(merged.join("written"))?;
     let buffer = vec![b'w'; BLOCK];
     for _ in 0..BIG_BYTES / BLOCK {
         file.write_all(&buffer)?;
     }
-    Ok(BIG_BYTES as u64)
+    done(BIG_BYTES as u64)
 }
 
-fn make_random(merged: &Path, _: &Layers) -> anyhow::Result<u64> {
+fn make_random(merged: &Path, _: &Layers) -> anyhow::Result<()> {
     std::fs::write(merged.join("random"), vec![b'r'; RANDOM_BYTES])?;
-    Ok(0)
+    Ok(())
 }
 
-fn write_random(merged: &Path, _: &Layers) -> anyhow::Result<u64> {
+fn write_random(merged: &Path, _: &Layers) -> anyhow::Result<Outcome> {
     let file = OpenOptions::new().write(true).open(merged.join("random"))?;
     let buffer = [b'R'; PAGE];
     for page in pages((RANDOM_BYTES / PAGE) as u64).take(RANDOM_WRITES) {
         file.write_all_at(&buffer, page * PAGE as u64)?;
     }
-    Ok(RANDOM_WRITES as u64)
+    done(RANDOM_WRITES as u64)
 }
 
-fn stat_missing(merged: &Path, _: &Layers) -> anyhow::Result<u64> {
+fn stat_missing(merged: &Path, _: &Layers) -> anyhow::Result<Outcome> {
     let names: Vec<_> = (0..MISSING_NAMES)
         .map(|i| merged.join(format!("outer-{}/inner-{}/no-{i}", i % 50, i % 20)))
         .collect();
@@ -380,10 +421,14 @@ fn stat_missing(merged: &Path, _: &Layers) -> anyhow::Result<u64> {
             }
         }
     }
-    Ok((MISSING_NAMES * MISSING_PASSES) as u64)
+    done((MISSING_NAMES * MISSING_PASSES) as u64)
 }
 
-fn list_wide(merged: &Path, _: &Layers) -> anyhow::Result<u64> {
+fn list_wide(merged: &Path, _: &Layers) -> anyhow::Result<Outcome> {
+    done(count_wide(merged)?)
+}
+
+fn count_wide(merged: &Path) -> anyhow::Result<u64> {
     let mut count = 0;
     for entry in std::fs::read_dir(merged.join("wide"))? {
         entry?;
@@ -395,24 +440,43 @@ fn list_wide(merged: &Path, _: &Layers) -> anyhow::Result<u64> {
     Ok(count)
 }
 
-fn list_wide_often(merged: &Path, layers: &Layers) -> anyhow::Result<u64> {
-    (0..WIDE_PASSES).map(|_| list_wide(merged, layers)).sum()
+fn list_wide_often(merged: &Path, _: &Layers) -> anyhow::Result<Outcome> {
+    done((0..WIDE_PASSES).map(|_| count_wide(merged)).sum::<anyhow::Result<u64>>()?)
 }
 
 /// The five directories that the archive is made of, by name: a shell pattern would also cost time.
 const SUBTREE: [&str; 5] = ["outer-0", "outer-1", "outer-2", "outer-3", "outer-4"];
 
-fn chmod_tree(merged: &Path, _: &Layers) -> anyhow::Result<u64> {
+fn chmod_tree(merged: &Path, _: &Layers) -> anyhow::Result<Outcome> {
     program(merged, &[&["chmod", "-R", "go-rwx"], &SUBTREE[..]].concat())?;
-    Ok(SUBTREE.len() as u64)
+    done(SUBTREE.len() as u64)
 }
 
-fn rm_lower(merged: &Path, _: &Layers) -> anyhow::Result<u64> {
+fn rm_lower(merged: &Path, _: &Layers) -> anyhow::Result<Outcome> {
     program(merged, &[&["rm", "-rf"], &SUBTREE[..]].concat())?;
-    Ok(std::fs::read_dir(merged)?.count() as u64)
+    done(std::fs::read_dir(merged)?.count() as u64)
 }
 
-fn copy_up(merged: &Path, _: &Layers) -> anyhow::Result<u64> {
+fn copy_up(merged: &Path, _: &Layers) -> anyhow::Result<Outcome> {
     OpenOptions::new().append(true).open(merged.join("big"))?.write_all(b"!")?;
-    Ok(std::fs::metadata(merged.join("big"))?.len())
+    done(std::fs::metadata(merged.join("big"))?.len())
+}
+
+/// Creates files while a large one is copied up by somebody else. Each of them is a change of names in another directory.
+fn create_during_copy_up(merged: &Path, layers: &Layers) -> anyhow::Result<Outcome> {
+    let dir = merged.join("meanwhile");
+    std::fs::create_dir(&dir)?;
+    std::thread::scope(|scope| {
+        let copy = scope.spawn(|| copy_up(merged, layers));
+        let mut longest = Duration::ZERO;
+        let mut number = 0;
+        while !copy.is_finished() {
+            let start = Instant::now();
+            File::create_new(dir.join(number.to_string()))?;
+            longest = longest.max(start.elapsed());
+            number += 1;
+        }
+        let Outcome { steps, .. } = copy.join().map_err(|_| anyhow::anyhow!("the copy panicked"))??;
+        Ok(Outcome { steps, seconds: Some(longest.as_secs_f64()) })
+    })
 }
