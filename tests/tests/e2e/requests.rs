@@ -20,6 +20,10 @@ struct Traced {
 
 impl Traced {
     fn new(name: &str) -> Result<Traced> {
+        Traced::with(name, "lowerdir=lower,upperdir=upper,workdir=work")
+    }
+
+    fn with(name: &str, options: &str) -> Result<Traced> {
         let traced = Traced { scratch: Scratch::new(name)? };
         for dir in ["lower/dir", "lower/empty", "upper", "work", "merged"] {
             fs::create_dir_all(traced.path(dir))?;
@@ -28,7 +32,7 @@ impl Traced {
             fs::write(traced.path("lower/dir").join(format!("file-{number}")), "lower")?;
         }
         let mut command = Command::new(acetate_bin()?);
-        command.args(["mount", "-o", "lowerdir=lower,upperdir=upper,workdir=work", "merged"]);
+        command.args(["mount", "-o", options, "merged"]);
         command.current_dir(traced.scratch.path()).env("ACETATE_TRACE", traced.path("trace"));
         ensure!(command.status()?.success(), "cannot mount");
         Ok(traced)
@@ -231,6 +235,33 @@ fn upper_files_are_passed_through() -> Result<()> {
     }
     assert_eq!((asked.get("Write"), asked.get("Read")), (None, None), "{asked:?}");
     assert_eq!(fs::read(mount.path("upper/empty/file"))?.len(), 700);
+    Ok(())
+}
+
+/// On a mount that nothing can be written to no file is ever copied up, so large ones of lower layers are passed through,
+/// too, and their access times stay.
+#[test]
+fn lower_files_are_passed_through_where_nothing_is_written() -> Result<()> {
+    if !have("lower_files_are_passed_through", &[Need::Root, Need::Fuse])? {
+        return Ok(());
+    }
+    let mount = Traced::with("acetate-read-only", "lowerdir=lower:upper")?;
+    let large = mount.path("lower/large");
+    fs::write(&large, vec![7; 1 << 20])?;
+    let long_ago = std::time::SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
+    File::open(&large)?.set_times(fs::FileTimes::new().set_accessed(long_ago))?;
+    let read = mount.during(|| {
+        assert_eq!(fs::read(mount.path("merged/large"))?, vec![7; 1 << 20]);
+        assert_eq!(fs::read(mount.path("merged/dir/file-1"))?, b"lower");
+        Ok(())
+    })?;
+    assert_eq!(fs::metadata(&large)?.accessed()?, long_ago);
+    if kernel_is_below(6, 9) {
+        eprintln!("skipped: lower_files_are_passed_through: this kernel has no passthrough");
+        return Ok(());
+    }
+    // Only the small one is asked for, and what it costs to find that it ends there.
+    assert!(read.get("Read").is_some_and(|count| *count <= 2), "{read:?}");
     Ok(())
 }
 

@@ -3,7 +3,7 @@
 use super::handle::Id;
 use super::name::Name;
 use super::target::Target;
-use super::{Dir, DirLayer, File};
+use super::{Dir, DirLayer, File, Role};
 use crate::mark::Digest;
 use crate::{Access, At, Errno, FsId, Handle, Kind, Layer, RawEntry, Rdev, Result, Seek, Stat, StatFs, Time};
 use acetate_sys::open::{open_below, reopen};
@@ -107,7 +107,8 @@ impl Layer for DirLayer {
     }
 
     fn descriptor<'a>(&self, file: &'a File) -> Option<BorrowedFd<'a>> {
-        Some(file.as_fd())
+        // Whoever opens a file anew by it reads without O_NOATIME: only a copy of the mount keeps access times then.
+        (self.role != Role::Lower).then(|| file.as_fd())
     }
 
     fn hold(&self, dir: &Dir, name: &[u8]) -> Result<File> {

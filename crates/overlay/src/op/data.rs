@@ -10,6 +10,10 @@ use std::sync::atomic::Ordering;
 /// What a volatile mount answers once data has been lost.
 const LOST: OpError = OpError::Layer { step: "write data in the background", errno: Errno::IO };
 
+/// From this size on, in bytes, reads of a file are worth more than what it costs to lend it at each open: its content is
+/// more than one small request, and what the mount keeps of it is kept in single pages.
+const LARGE: u64 = 128 << 10;
+
 impl<L: UpperLayer> Overlay<L> {
     /// Runs `act` on an open regular file.
     fn with_file<T>(
@@ -36,12 +40,18 @@ impl<L: UpperLayer> Overlay<L> {
         })
     }
 
-    /// Runs `act` on the descriptor of the real file behind an open file, if that file is the node's for good: it is
-    /// in upper, so that no copy-up replaces it.
+    /// Runs `act` on the descriptor of the real file behind an open file, if that file is the node's for good and worth
+    /// it: one in upper, which no copy-up replaces, or a large one of an overlay that has no upper layer.
     pub fn with_fixed_file<T>(&self, handle: HandleId, act: impl FnOnce(BorrowedFd<'_>) -> T) -> Option<T> {
         let open = self.handle(handle).ok()?;
-        let real = self.real_file(&open).ok().filter(|real| real.lower.is_none())?;
-        self.upper_layer().ok()?.descriptor(&real.file).map(act)
+        let real = self.real_file(&open).ok()?;
+        let layer = self.layer_of(&real).ok()?;
+        if real.lower.is_some()
+            && (self.upper.is_some() || layer.stat(At::Open(&real.file)).ok()?.size < LARGE)
+        {
+            return None;
+        }
+        layer.descriptor(&real.file).map(act)
     }
 
     /// Reads at `offset`; returns the number of bytes, fewer than `buf` only at the end of the file.
