@@ -46,7 +46,7 @@ pub(crate) struct Record {
     pub(crate) options: String,
     /// Where marks are stored: `trusted.overlay`, `user.overlay` or nothing.
     pub(crate) marks: Option<String>,
-    /// How whiteouts are made: `device`, `xattr` or nothing on a mount without upper.
+    /// How whiteouts are made: `device`, `xattr`, `file`, or nothing on a mount without upper.
     pub(crate) whiteouts: Option<String>,
     /// What each layer's filesystem offers.
     pub(crate) layers: Vec<LayerRecord>,

@@ -216,22 +216,30 @@ pub fn remove_tree<L: UpperLayer>(layer: &L, dir: &L::Dir, name: &[u8]) -> Resul
     layer.rmdir(dir, name)
 }
 
+/// Finds out which marks can be stored on the upper filesystem, by doing it in the staging directory; `None` where there
+/// can be no whiteouts and opaque marks but files ([`View::with_files`](crate::view::View::with_files)).
+///
+/// # Errors
+/// Failures other than "not supported" and "not permitted".
+pub fn dialect<L: UpperLayer>(layer: &L, wanted: Option<Dialect>) -> Result<Option<Dialect>> {
+    let candidates = match wanted {
+        Some(dialect) => vec![dialect],
+        None => vec![Dialect::Trusted, Dialect::User],
+    };
+    for candidate in candidates {
+        if can_mark(layer, candidate)? {
+            return Ok(Some(candidate));
+        }
+    }
+    Ok(None)
+}
+
 /// Finds out what can be stored on the upper filesystem, by doing it in the staging directory.
 ///
 /// # Errors
 /// Failures other than "not supported" and "not permitted".
 pub fn probe<L: UpperLayer>(layer: &L, wanted: Option<Dialect>) -> Result<Abilities> {
-    let candidates = match wanted {
-        Some(dialect) => vec![dialect],
-        None => vec![Dialect::Trusted, Dialect::User],
-    };
-    let mut dialect = None;
-    for candidate in candidates {
-        if can_mark(layer, candidate)? {
-            dialect = Some(candidate);
-            break;
-        }
-    }
+    let dialect = dialect(layer, wanted)?;
     let name = b"#probe";
     let whiteouts =
         match layer.make_node(layer.work(), name, Kind::CharDevice, 0, Rdev::default(), Owner::Mounter) {

@@ -66,8 +66,10 @@ pub struct Config {
     pub dialect: Dialect,
     /// How whiteouts are made.
     pub whiteouts: WhiteoutForm,
-    /// Private attributes can be stored in upper. Without them there is no origin, impure or opaque mark.
+    /// Private attributes can be stored in upper. Without them there is no origin or impure mark.
     pub marks_storable: bool,
+    /// Opaque marks can be stored in upper, be it as attributes or otherwise.
+    pub opaque_storable: bool,
     /// What is done with redirects.
     pub redirects: Redirects,
     /// A change of attributes copies only these, and such copies are followed (`metacopy`). Needs
@@ -114,6 +116,7 @@ impl Default for Config {
             dialect: Dialect::Trusted,
             whiteouts: WhiteoutForm::Device,
             marks_storable: true,
+            opaque_storable: true,
             redirects: Redirects::Follow,
             metacopy: false,
             verity: Verity::Off,

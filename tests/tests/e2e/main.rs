@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod attackers;
+mod bare;
 mod change;
 mod containers;
 mod cuts;

@@ -136,3 +136,20 @@ fn an_erofs_as_root_is_changed_on_a_disk() -> Result<()> {
     run(Command::new("mkfs.erofs").arg("--quiet").arg(&image).arg(root_tree(&scratch)?))?;
     boots_with("acetate.root=/dev/vdb", &[image, disk(&scratch)?])
 }
+
+/// Neither attributes nor devices nor symlinks: what is hidden is hidden by files.
+#[test]
+fn an_upper_layer_on_vfat() -> Result<()> {
+    if !can_boot("vfat", "6.1")? || !have("vfat", &[Need::Tool("mkfs.vfat")])? {
+        return Ok(());
+    }
+    let scratch = Scratch::new("vfat")?;
+    let image = scratch.path().join("disk.img");
+    File::create(&image)?.set_len(32 << 20)?;
+    run(Command::new(program("mkfs.vfat")?).arg(&image))?;
+    let said = boot("6.1", &script("vfat"), &[acetate_bin()?, image], &[])?;
+    let tree = ". ./b ./c ./d ./d/n low b\nmore\nlow b\nmore\n";
+    let expected = format!("no symlinks on vfat\n{tree}{tree}./.wh.a\n./d/.wh..wh..opq\n");
+    ensure!(said.starts_with(&expected), "{said}\n--- expected\n{expected}");
+    Ok(())
+}

@@ -71,16 +71,19 @@ fn serve(request: &Request, ready: impl FnOnce(Option<&Path>)) -> Result<(), Fai
     let device = device_at(&target.path);
     let mounted = Mounted { device, point: target.path.clone(), keep: false };
     let started = Started { connection, config, record, target: target.path, device };
-    let Opened { upper, lowers, data, rules, archives, .. } = opened;
+    let Opened { upper, lowers, data, rules, archives, hidden_by_files, dialect, .. } = opened;
     // Let go of once the layers are.
     let _locks = locks;
-    let served = if rules == Rules::default() && archives.is_empty() {
+    let served = if rules == Rules::default() && archives.is_empty() && !hidden_by_files {
         started.serve(Stack { upper, lowers, data }, ready)
     } else {
         let rules = Arc::new(rules);
         let view = |layer, archive| View::new(layer, rules.clone(), archive);
         let stack = Stack {
-            upper: upper.map(|layer| view(layer, false)),
+            upper: upper.map(|layer| match hidden_by_files {
+                true => View::with_files(layer, rules.clone(), dialect),
+                false => view(layer, false),
+            }),
             lowers: (0..).zip(lowers).map(|(index, layer)| view(layer, archives.contains(&index))).collect(),
             data: data.into_iter().map(|layer| view(layer, false)).collect(),
         };
@@ -212,6 +215,7 @@ fn config(opened: &Opened, read_only: bool) -> Result<Config, Failure> {
         dialect: opened.dialect,
         whiteouts: opened.whiteouts,
         marks_storable: opened.marks_storable,
+        opaque_storable: opened.marks_storable || opened.hidden_by_files,
         redirects: opened.redirects,
         metacopy: opened.metacopy,
         verity: opened.verity,
@@ -271,6 +275,7 @@ fn describe(request: &Request, opened: &Opened, point: &std::path::Path) -> Reco
         Dialect::User => "user.overlay".to_owned(),
     });
     let whiteouts = opened.upper.is_some().then(|| match opened.whiteouts {
+        _ if opened.hidden_by_files => "file".to_owned(),
         WhiteoutForm::Device => "device".to_owned(),
         WhiteoutForm::Xattr => "xattr".to_owned(),
     });

@@ -8,7 +8,10 @@ use crate::error::Failure;
 use crate::options::{
     self, Compat, Fsync, Mounter, Options, RedirectDir, Resolved, Role, Uuid, Verity, Xino,
 };
+use crate::out::shown;
 use acetate_store::driver::kernel::{self, MountError, Stack};
+use rustix::fs::getxattr;
+use rustix::io::Errno;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -73,6 +76,16 @@ fn mount(request: &Request, target: &Target) -> Result<ByKernel, Failure> {
     };
     if let Some((upper, work)) = &writable {
         overlap::check_writable(upper, work)?;
+        if !stores_attributes(&upper.path, mounter) {
+            return Ok(ByKernel::Refused(Failure::new(
+                format_args!(
+                    "upper layer: {}: no extended attributes there: what is hidden is kept in files that the kernel \
+                     does not read",
+                    shown(&upper.path)
+                ),
+                "mount with --driver fuse",
+            )));
+        }
     }
     overlap::check_lowers(&lowers, &data, writable.as_ref())?;
     // Until the kernel has it mounted; then the mount table keeps others away.
@@ -109,6 +122,16 @@ fn refused(error: &MountError) -> Failure {
         }
         _ => failure,
     }
+}
+
+/// Whether there can be marks in an upper layer. Where there can be none, our mounts hide by files.
+fn stores_attributes(upper: &Path, mounter: Mounter) -> bool {
+    let names: &[&str] = match mounter {
+        Mounter::Admin => &["trusted.overlay.opaque", "user.overlay.opaque"],
+        Mounter::User => &["user.overlay.opaque"],
+    };
+    let mut value = [0; 16];
+    names.iter().any(|name| getxattr(upper, *name, &mut value) != Err(Errno::OPNOTSUPP))
 }
 
 /// An option that only our own server knows.

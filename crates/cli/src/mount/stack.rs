@@ -30,6 +30,8 @@ pub(crate) struct Opened {
     pub(crate) whiteouts: WhiteoutForm,
     /// Whether marks can be stored.
     pub(crate) marks_storable: bool,
+    /// Whiteouts and opaque marks of upper are files.
+    pub(crate) hidden_by_files: bool,
     /// What is done with redirects.
     pub(crate) redirects: Redirects,
     /// Changes of attributes copy attributes only.
@@ -105,6 +107,7 @@ pub(super) fn open(
         dialect,
         whiteouts: WhiteoutForm::Device,
         marks_storable: false,
+        hidden_by_files: false,
         redirects: redirects(resolved, dialect == Dialect::Trusted),
         metacopy: resolved.metacopy && dialect == Dialect::Trusted,
         verity: match resolved.verity {
@@ -172,13 +175,17 @@ fn open_writable(
             return Ok(());
         }
     }
-    let abilities = work::probe(&layer, wanted)
-        .map_err(|errno| Failure::path("try the work directory", &work.path, errno))?;
     // It is for `acetate mounts` only.
     opened.upper_features = layer.upper_features().ok();
-    opened.marks_storable = abilities.dialect.is_some();
-    opened.dialect = abilities.dialect.unwrap_or(opened.dialect);
-    opened.whiteouts = abilities.whiteouts;
+    let failed = |errno| Failure::path("try the work directory", &work.path, errno);
+    match work::dialect(&layer, wanted).map_err(failed)? {
+        None => opened.hidden_by_files = true,
+        Some(dialect) => {
+            opened.marks_storable = true;
+            opened.dialect = dialect;
+            opened.whiteouts = work::probe(&layer, Some(dialect)).map_err(failed)?.whiteouts;
+        }
+    }
     let trusted = opened.marks_storable && opened.dialect == Dialect::Trusted;
     let extended = opened.marks_storable && !trusted && resolved.extended;
     if extended {
@@ -326,8 +333,8 @@ fn tell_choice(opened: &Opened, wanted: Option<Dialect>, upper: &Place) {
     };
     if !opened.marks_storable {
         note(format_args!(
-            "{}: extended attributes cannot be set here: opaque directories and inode numbers of changed files \
-             are not kept{whiteouts}",
+            "{}: extended attributes cannot be set here: what is hidden is kept in files named .wh.*, which the kernel's \
+             overlayfs does not read; inode numbers of changed files are not kept",
             shown(&upper.path)
         ));
     } else if wanted.is_none() && opened.dialect == Dialect::User {

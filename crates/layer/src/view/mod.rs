@@ -5,6 +5,7 @@
 //! format. A record is a second step after the creation of its object: who is killed in between leaves an object with
 //! the mounter as its owner.
 
+mod files;
 mod ids;
 pub mod oci;
 mod record;
@@ -66,12 +67,25 @@ pub struct View<L> {
     rules: Arc<Rules>,
     /// Names that begin with `.wh.` are whiteouts.
     oci: bool,
+    /// In which dialect an opaque mark is asked for that is to be a file.
+    dialect: Option<Dialect>,
 }
 
 impl<L: Layer> View<L> {
-    /// Shows `inner` by these rules. `oci`: its whiteouts are those of layer archives, for lower layers only.
+    /// Shows `inner` by these rules. `oci`: its whiteouts and opaque marks are those of layer archives.
     pub fn new(inner: L, rules: Arc<Rules>, oci: bool) -> View<L> {
-        View { inner, rules, oci }
+        View { inner, rules, oci, dialect: None }
+    }
+
+    /// Shows an upper layer whose whiteouts and opaque marks, in `dialect`, are and become files, where they can be
+    /// nothing else. Names that begin as such files do cannot be given to objects (`EINVAL`).
+    pub fn with_files(inner: L, rules: Arc<Rules>, dialect: Dialect) -> View<L> {
+        View { inner, rules, oci: true, dialect: Some(dialect) }
+    }
+
+    /// Whether this is the opaque mark that is to be a file.
+    fn is_file_mark(&self, name: &[u8]) -> bool {
+        self.dialect.is_some_and(|dialect| dialect.name(Mark::Opaque) == name)
     }
 
     fn at<'a>(at: At<'a, Self>) -> At<'a, L> {
@@ -179,6 +193,10 @@ impl<L: Layer> View<L> {
     }
 }
 
+fn is_opaque_mark(name: &[u8]) -> bool {
+    [Dialect::Trusted, Dialect::User].iter().any(|dialect| dialect.name(Mark::Opaque) == name)
+}
+
 fn is_acl(name: &[u8]) -> bool {
     name == acl::ACCESS || name == acl::DEFAULT
 }
@@ -267,9 +285,7 @@ impl<L: Layer> Layer for View<L> {
                 },
             },
         };
-        let is_opaque =
-            [Dialect::Trusted, Dialect::User].iter().any(|dialect| dialect.name(Mark::Opaque) == name);
-        if is_opaque && matches!(value, Ok(None) | Err(Errno::OPNOTSUPP)) {
+        if is_opaque_mark(name) && matches!(value, Ok(None) | Err(Errno::OPNOTSUPP)) {
             return match self.opaque_otherwise(at)? {
                 Some(mark) => Ok(Some(mark)),
                 None => value,

@@ -1,6 +1,6 @@
 //! Changes of a layer that is shown otherwise than it is stored.
 
-use super::{Record, View, is_acl};
+use super::{Record, View, YES, is_acl};
 use crate::{At, Errno, Kind, Owner, Rdev, Rename, Result, SetTime, SetXattr, Stat, UpperLayer};
 
 /// The real modes of objects that have a record: the mounter has to get at them, whatever the record says.
@@ -112,6 +112,7 @@ impl<L: UpperLayer> UpperLayer for View<L> {
     }
 
     fn create(&self, dir: &L::Dir, name: &[u8], mode: u32, owner: Owner) -> Result<L::File> {
+        self.check_free(dir, name)?;
         match self.birth(dir, Kind::File, mode, owner)? {
             None => self.make_plain(owner, |owner| self.inner.create(dir, name, mode, owner)),
             record => {
@@ -132,6 +133,7 @@ impl<L: UpperLayer> UpperLayer for View<L> {
     }
 
     fn make_dir(&self, dir: &L::Dir, name: &[u8], mode: u32, owner: Owner) -> Result<()> {
+        self.check_free(dir, name)?;
         match self.birth(dir, Kind::Dir, mode, owner)? {
             None => self.make_plain(owner, |owner| self.inner.make_dir(dir, name, mode, owner)),
             record => {
@@ -150,6 +152,10 @@ impl<L: UpperLayer> UpperLayer for View<L> {
         rdev: Rdev,
         owner: Owner,
     ) -> Result<()> {
+        self.check_free(dir, name)?;
+        if self.oci && kind == Kind::CharDevice && rdev == Rdev::default() {
+            return self.make_whiteout(dir, name);
+        }
         match self.birth(dir, kind, mode, owner)? {
             None => self.make_plain(owner, |owner| self.inner.make_node(dir, name, kind, mode, rdev, owner)),
             record => {
@@ -160,6 +166,7 @@ impl<L: UpperLayer> UpperLayer for View<L> {
     }
 
     fn make_symlink(&self, dir: &L::Dir, name: &[u8], target: &[u8], owner: Owner) -> Result<()> {
+        self.check_free(dir, name)?;
         match self.birth(dir, Kind::Symlink, 0o777, owner)? {
             None => self.make_plain(owner, |owner| self.inner.make_symlink(dir, name, target, owner)),
             record => {
@@ -170,19 +177,20 @@ impl<L: UpperLayer> UpperLayer for View<L> {
     }
 
     fn link(&self, from: At<'_, Self>, dir: &L::Dir, name: &[u8]) -> Result<()> {
+        self.check_free(dir, name)?;
         self.inner.link(Self::at(from), dir, name)
     }
 
     fn unlink(&self, dir: &L::Dir, name: &[u8]) -> Result<()> {
-        self.inner.unlink(dir, name)
+        if self.oci { self.unlink_either(dir, name) } else { self.inner.unlink(dir, name) }
     }
 
     fn rmdir(&self, dir: &L::Dir, name: &[u8]) -> Result<()> {
-        self.inner.rmdir(dir, name)
+        if self.oci { self.rmdir_opaque(dir, name) } else { self.inner.rmdir(dir, name) }
     }
 
     fn rename(&self, from: (&L::Dir, &[u8]), to: (&L::Dir, &[u8]), how: Rename) -> Result<()> {
-        self.inner.rename(from, to, how)
+        if self.oci { self.rename_either(from, to, how) } else { self.inner.rename(from, to, how) }
     }
 
     fn write_at(&self, file: &L::File, data: &[u8], offset: u64) -> Result<usize> {
@@ -263,6 +271,9 @@ impl<L: UpperLayer> UpperLayer for View<L> {
     fn set_xattr(&self, at: At<'_, Self>, name: &[u8], value: &[u8], how: SetXattr) -> Result<()> {
         if self.is_acl_without(name) {
             return Err(Errno::OPNOTSUPP);
+        }
+        if self.is_file_mark(name) && value == YES {
+            return self.make_opaque(at);
         }
         if self.translates_ids() && is_acl(name) {
             let (uids, gids) = (&self.rules.uids, &self.rules.gids);

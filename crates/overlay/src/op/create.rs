@@ -273,7 +273,7 @@ impl<L: UpperLayer> Overlay<L> {
         if kind == Kind::Dir {
             let opaque = self.config.dialect.name(Mark::Opaque);
             // Without the mark the lower directory would come back.
-            if !self.config.marks_storable {
+            if !self.config.opaque_storable {
                 return Err(OpError::Layer { step: "mark a directory opaque", errno: Errno::IO });
             }
             upper.set_xattr(staged.at(), opaque, b"y", SetXattr::Any).step("mark a directory opaque")?;

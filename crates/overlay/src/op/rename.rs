@@ -223,7 +223,7 @@ impl<L: UpperLayer> Overlay<L> {
         if mark::opaque(self.mark(upper, at, Mark::Opaque).step(STEP)?.as_deref()) == Opaque::Yes {
             return Ok(());
         }
-        if !self.config.marks_storable {
+        if !self.config.opaque_storable {
             return Err(OpError::CrossesLayers);
         }
         upper.set_xattr(at, self.config.dialect.name(Mark::Opaque), b"y", SetXattr::Any).step(STEP)
@@ -233,7 +233,7 @@ impl<L: UpperLayer> Overlay<L> {
     /// that it can be renamed over.
     fn clear_whiteouts(&self, dir: &Arc<Node<L>>, place: &Side<'_, L>) -> Result<()> {
         const STEP: &str = "replace a directory of whiteouts";
-        if !self.config.marks_storable {
+        if !self.config.opaque_storable {
             return Err(OpError::Layer { step: STEP, errno: Errno::IO });
         }
         let upper = self.upper()?;

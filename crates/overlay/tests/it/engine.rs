@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use acetate_layer::fault::{Fault, Faults, Plan};
 use acetate_layer::mem::{Abilities, MemFs, MemLayer, Put};
+use acetate_layer::view::{Rules, View as Shown};
 use acetate_layer::work::{self, WhiteoutForm};
 use acetate_layer::{Access, At, Errno, FsId, Kind, Layer, Rdev, SetTime, Time, acl};
 use acetate_overlay::{
@@ -21,7 +22,7 @@ use crate::stack::{Dir, Flat, OLD, Path, Stack, TARGET, flatten, stack};
 use crate::view::{Changed, Subject, Tree, View};
 use crate::{agree, config};
 
-type Memory = Fault<MemLayer>;
+type Memory = Shown<Fault<MemLayer>>;
 
 /// Root, with no umask.
 const ROOT: Caller = Caller { uid: 0, gid: 0, umask: 0 };
@@ -31,6 +32,8 @@ pub struct Engine {
     layers: Vec<MemLayer>,
     pub faults: Faults,
     config: Config,
+    /// Whiteouts and opaque marks of upper are files.
+    files: bool,
     overlay: Overlay<Memory>,
     /// The nodes whose attributes have changed on the side.
     told: Arc<Mutex<Vec<NodeId>>>,
@@ -42,10 +45,16 @@ impl Engine {
         let fs = MemFs::new(FsId(1));
         let layers: Vec<MemLayer> = stack.iter().map(|layer| build(layer, &fs)).collect();
         fs.set_abilities(abilities);
-        Self::mounting(layers, config)
+        Self::mounting(layers, config, false)
     }
 
-    fn mounting(mut layers: Vec<MemLayer>, config: Config) -> Self {
+    /// The same, mounted with whiteouts and opaque marks of upper as files.
+    pub fn with_files(stack: &Stack) -> Self {
+        let Self { layers, config, .. } = Self::over(stack, Abilities::default(), Config::default());
+        Self::mounting(layers, config, true)
+    }
+
+    fn mounting(mut layers: Vec<MemLayer>, config: Config, files: bool) -> Self {
         let faults = Faults::new();
         let upper = &mut layers[0];
         let workdir = upper.workdir().clone();
@@ -55,13 +64,19 @@ impl Engine {
             let index = work::open_index(upper, &workdir, 0).unwrap();
             upper.set_work(index);
         }
-        let mut parts = layers.iter().map(|layer| Fault::new(layer.clone(), &faults));
-        let parts = Layers { upper: parts.next(), lowers: parts.collect(), data: Vec::new() };
+        let rules = Arc::new(Rules::default());
+        let show = |layer: &MemLayer| Fault::new(layer.clone(), &faults);
+        let lowers = layers[1..].iter().map(|layer| Shown::new(show(layer), rules.clone(), false)).collect();
+        let upper = match files {
+            true => Shown::with_files(show(&layers[0]), rules.clone(), config.dialect),
+            false => Shown::new(show(&layers[0]), rules.clone(), false),
+        };
+        let parts = Layers { upper: Some(upper), lowers, data: Vec::new() };
         let told = Arc::new(Mutex::new(Vec::new()));
         let tell = told.clone();
         let changed = move |node, _| tell.lock().unwrap().push(node);
         let overlay = Overlay::new(parts, config.clone(), Box::new(changed)).unwrap();
-        Self { layers, faults, config, overlay, told }
+        Self { layers, faults, config, files, overlay, told }
     }
 
     /// Looks an object up.
@@ -99,7 +114,7 @@ impl Engine {
     pub fn after_a_crash(&self) -> Self {
         let fs = self.layers[0].fs().snapshot();
         let layers = self.layers.iter().map(|layer| layer.on(&fs).unwrap()).collect();
-        Self::mounting(layers, self.config.clone())
+        Self::mounting(layers, self.config.clone(), self.files)
     }
 
     /// The names in the staging directory, the shared whiteout not counted.
@@ -429,7 +444,7 @@ impl Subject for Engine {
     }
 
     fn remount(&mut self) {
-        *self = Self::mounting(self.layers.clone(), self.config.clone());
+        *self = Self::mounting(self.layers.clone(), self.config.clone(), self.files);
     }
 }
 
@@ -534,6 +549,15 @@ proptest! {
         let abilities = Abilities { unnamed_files: false, ..Abilities::default() };
         let mut engine = Engine::over(&stack, abilities, Config::default());
         let result = agree::run(&stack, &ops, &mut engine);
+        prop_assert!(result.is_ok(), "{}", result.unwrap_err());
+    }
+
+    #[test]
+    fn the_engine_agrees_with_the_model_where_whiteouts_are_files(
+        stack in stack(),
+        ops in prop::collection::vec(op(), 1..40),
+    ) {
+        let result = agree::run(&stack, &ops, &mut Engine::with_files(&stack));
         prop_assert!(result.is_ok(), "{}", result.unwrap_err());
     }
 }

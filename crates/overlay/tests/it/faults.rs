@@ -153,6 +153,16 @@ fn sweep_after(
         }
         engine
     };
+    sweep_from(&start, operations, config, plans)
+}
+
+/// As [`sweep`], on mounts that `start` makes.
+fn sweep_from(
+    start: &dyn Fn() -> Engine,
+    operations: &[Op],
+    config: &Config,
+    plans: &[fn(usize) -> Plan],
+) -> usize {
     let mut runs = 0;
     let mut wrong = Vec::new();
     for op in operations {
@@ -311,6 +321,30 @@ fn the_same_with_an_index() {
 fn leaves_whiteout(op: &Op) -> bool {
     let provided = [p(b"/file"), p(b"/hides")];
     matches!(op, Op::Rename(old, _, Flags::None | Flags::NoReplace) if provided.contains(old))
+}
+
+/// What is one rename elsewhere is several steps there.
+#[test]
+fn the_same_with_files_for_whiteouts() {
+    let config = Config::default();
+    let start = || Engine::with_files(&layers_for(&config));
+    sweep_from(&start, &operations(), &config, &[FULL, BROKEN, KILLED]);
+    // Upper's own whiteouts were devices; those that the mount makes are files.
+    let again = || {
+        let mut engine = start();
+        for path in ["/file", "/dir/x"] {
+            engine.apply(&Op::Unlink(p(path.as_bytes()))).unwrap();
+        }
+        engine
+    };
+    let path = |path: &str| p(path.as_bytes());
+    let operations = [
+        Op::Mkdir(path("/file"), 0o755),
+        Op::Rename(path("/own-dir"), path("/file"), Flags::None),
+        Op::Rename(path("/own-dir"), path("/dir/x"), Flags::None),
+        Op::Symlink(path("/file")),
+    ];
+    sweep_from(&again, &operations, &config, &[FULL, BROKEN, KILLED]);
 }
 
 #[test]
