@@ -47,7 +47,7 @@ impl<L: UpperLayer> Overlay<L> {
         let real = self.real_file(&open).ok()?;
         let layer = self.layer_of(&real).ok()?;
         if real.lower.is_some()
-            && (self.upper.is_some() || layer.stat(At::Open(&real.file)).ok()?.size < LARGE)
+            && (self.upper.is_some() || layer.stat(At::Open(real.file.as_ref())).ok()?.size < LARGE)
         {
             return None;
         }
