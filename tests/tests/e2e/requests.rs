@@ -247,11 +247,11 @@ fn lower_files_are_passed_through_where_nothing_is_written() -> Result<()> {
     }
     let mount = Traced::with("acetate-read-only", "lowerdir=lower:upper")?;
     let large = mount.path("lower/large");
-    fs::write(&large, vec![7; 1 << 20])?;
+    fs::write(&large, vec![7; 8 << 20])?;
     let long_ago = std::time::SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
     File::open(&large)?.set_times(fs::FileTimes::new().set_accessed(long_ago))?;
     let read = mount.during(|| {
-        assert_eq!(fs::read(mount.path("merged/large"))?, vec![7; 1 << 20]);
+        assert_eq!(fs::read(mount.path("merged/large"))?, vec![7; 8 << 20]);
         assert_eq!(fs::read(mount.path("merged/dir/file-1"))?, b"lower");
         Ok(())
     })?;
