@@ -8,7 +8,7 @@
 
 use crate::daemon::status::{self, Status};
 use crate::out::exact;
-use acetate_fuse::{Feature, InForce};
+use acetate_fuse::InForce;
 use rustix::fs::{FlockOperation, Mode, OFlags, flock};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
@@ -74,10 +74,9 @@ pub(crate) struct Agreed {
 
 impl From<&InForce> for Agreed {
     fn from(in_force: &InForce) -> Agreed {
-        let missing = Feature::ALL.iter().filter(|feature| !in_force.has(**feature));
         Agreed {
             protocol: format!("7.{}", in_force.minor),
-            missing: missing.map(ToString::to_string).collect(),
+            missing: in_force.missing().map(|feature| feature.to_string()).collect(),
         }
     }
 }

@@ -46,8 +46,7 @@ macro_rules! features {
     };
 }
 
-// Not taken though this server could: AUTO_INVAL_DATA (pages change through the mount only), POSIX_LOCKS and
-// FLOCK_LOCKS (the kernel keeps locks itself), EXPORT_SUPPORT (overlayfs exports nothing by default either).
+// Not taken though this server could: POSIX_LOCKS and FLOCK_LOCKS (the kernel keeps locks itself), EXPORT_SUPPORT (overlayfs exports nothing by default either).
 features! {
     /// Several reads of a file at once.
     AsyncRead = 0, "async_read";
@@ -57,6 +56,9 @@ features! {
     BigWrites = 5, "big_writes";
     /// The umask is applied here: not at all where the directory has a default ACL.
     DontMask = 6, "dont_mask";
+    /// Cached pages go when a file's size or time is another one. Only where layers change behind the mount; there
+    /// [`Feature::ExplicitInvalData`] and [`Feature::NoOpenDirSupport`] are not taken.
+    AutoInvalData = 12, "auto_inval_data";
     /// Listings carry attributes.
     ReadDirPlus = 13, "readdirplus";
     /// But only where attributes are asked for.
@@ -93,6 +95,8 @@ pub struct InForce {
     /// The protocol's minor version (the major one is 7).
     pub minor: u32,
     flags: u64,
+    /// What this server wanted and the kernel did not offer.
+    refused: u64,
     /// The most bytes that one write brings and one read asks for.
     pub max_write: u32,
     /// The most requests that nobody waits for (readahead, release) at a time.
@@ -108,6 +112,11 @@ impl InForce {
     /// The features that are in force.
     pub fn features(&self) -> impl Iterator<Item = Feature> {
         Feature::ALL.iter().copied().filter(|feature| self.has(*feature))
+    }
+
+    /// The features that this server would use and the kernel does not have.
+    pub fn missing(&self) -> impl Iterator<Item = Feature> {
+        Feature::ALL.iter().copied().filter(|feature| self.refused & feature.flag() != 0)
     }
 
     /// How requests to set an attribute are laid out.
@@ -127,18 +136,45 @@ pub(crate) enum Answer {
     TooOld,
 }
 
+/// What changes of the files that a mount shows the kernel has to expect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Changes {
+    /// Those that it makes, and is told of.
+    Known,
+    /// Others too: layers change behind the mount.
+    Unknown,
+}
+
+impl Changes {
+    /// Whether a feature is of use.
+    fn want(self, feature: Feature) -> bool {
+        let only_unknown = feature == Feature::AutoInvalData;
+        let only_known = matches!(feature, Feature::ExplicitInvalData | Feature::NoOpenDirSupport);
+        match self {
+            Changes::Known => !only_unknown,
+            Changes::Unknown => !only_known,
+        }
+    }
+}
+
 /// Answers an offer; `max_write` and `max_background` are the most that the server wants.
-pub(crate) fn negotiate(offer: &InitIn, max_write: u32, max_background: u16) -> Answer {
+pub(crate) fn negotiate(offer: &InitIn, max_write: u32, max_background: u16, changes: Changes) -> Answer {
     if offer.major > MAJOR {
         return Answer::OfferAgain;
     }
     if offer.major < MAJOR || offer.minor < OLDEST_MINOR {
         return Answer::TooOld;
     }
-    let wanted = Feature::ALL.iter().fold(0, |flags, feature| flags | feature.flag());
+    let wanted = Feature::ALL.iter().filter(|feature| changes.want(**feature));
+    let wanted = wanted.fold(0, |flags, feature| flags | feature.flag());
     let flags = wanted & offer.flags;
-    let in_force =
-        InForce { minor: offer.minor.min(MINOR), flags, max_write: max_write.max(PAGE), max_background };
+    let in_force = InForce {
+        minor: offer.minor.min(MINOR),
+        flags,
+        refused: wanted & !offer.flags,
+        max_write: max_write.max(PAGE),
+        max_background,
+    };
     let has_pages = in_force.has(Feature::MaxPages);
     let most = if has_pages { in_force.max_write } else { in_force.max_write.min(MAX_IO_WITHOUT_PAGES) };
     Answer::Agreed(InForce { max_write: most, ..in_force })
@@ -192,15 +228,15 @@ mod tests {
     fn only_what_is_offered_is_taken() {
         let some = Feature::PosixAcl.flag() | Feature::NoExportSupport.flag();
         // The writeback cache is offered too, but nobody wants it.
-        let in_force = agreed(negotiate(&offer(31, some | 1 << 16), 1 << 20, 64));
+        let in_force = agreed(negotiate(&offer(31, some | 1 << 16), 1 << 20, 64, Changes::Known));
         assert_eq!(in_force.features().collect::<Vec<_>>(), [Feature::PosixAcl, Feature::NoExportSupport]);
         assert_eq!((in_force.minor, in_force.max_write), (31, MAX_IO_WITHOUT_PAGES));
     }
 
     #[test]
     fn everything_is_taken_of_a_newer_kernel() {
-        let in_force = agreed(negotiate(&offer(99, u64::MAX), 1 << 20, 64));
-        assert_eq!(in_force.features().collect::<Vec<_>>(), Feature::ALL);
+        let in_force = agreed(negotiate(&offer(99, u64::MAX), 1 << 20, 64, Changes::Known));
+        assert_eq!(in_force.features().collect::<Vec<_>>(), wanted(Changes::Known));
         assert_eq!((in_force.minor, in_force.max_write), (MINOR, 1 << 20));
         let mut reply = Reply::with_room(256);
         put_init_out(&mut reply, &in_force);
@@ -218,10 +254,24 @@ mod tests {
         assert_eq!((word(44), word(48), word(52)), (256, 1 << 5 | 1 << 6, STACK_DEPTH));
     }
 
+    fn wanted(changes: Changes) -> Vec<Feature> {
+        Feature::ALL.iter().copied().filter(|feature| changes.want(*feature)).collect()
+    }
+
+    #[test]
+    fn nothing_is_kept_where_layers_change_behind_the_mount() {
+        let in_force = agreed(negotiate(&offer(99, u64::MAX), 1 << 20, 64, Changes::Unknown));
+        assert_eq!(in_force.features().collect::<Vec<_>>(), wanted(Changes::Unknown));
+        assert_eq!(in_force.missing().count(), 0);
+        assert!(in_force.has(Feature::AutoInvalData));
+        assert!(!in_force.has(Feature::ExplicitInvalData) && !in_force.has(Feature::NoOpenDirSupport));
+    }
+
     #[test]
     fn other_major_versions() {
-        assert_eq!(negotiate(&InitIn { major: 8, ..offer(0, 0) }, 4096, 1), Answer::OfferAgain);
-        assert_eq!(negotiate(&InitIn { major: 6, ..offer(45, 0) }, 4096, 1), Answer::TooOld);
-        assert_eq!(negotiate(&offer(OLDEST_MINOR - 1, 0), 4096, 1), Answer::TooOld);
+        let negotiate = |offer: &InitIn| negotiate(offer, 4096, 1, Changes::Known);
+        assert_eq!(negotiate(&InitIn { major: 8, ..offer(0, 0) }), Answer::OfferAgain);
+        assert_eq!(negotiate(&InitIn { major: 6, ..offer(45, 0) }), Answer::TooOld);
+        assert_eq!(negotiate(&offer(OLDEST_MINOR - 1, 0)), Answer::TooOld);
     }
 }

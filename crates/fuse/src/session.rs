@@ -4,7 +4,7 @@ use crate::device::{Device, Got};
 use crate::dispatch::{Answer, Call, Failure, dispatch};
 use crate::files::Files;
 use crate::flight::{Flight, Flights, SLOW_TICKS, Slot};
-use crate::init::{self, Feature, InForce, negotiate, put_init_out, put_offer_again};
+use crate::init::{self, Changes, Feature, InForce, negotiate, put_init_out, put_offer_again};
 use crate::mount::{MountError, MountSpec, mount};
 use crate::notify::notifier;
 use crate::pool::{Pool, Turn, Work};
@@ -175,7 +175,8 @@ impl Connection {
         ready: impl FnOnce(&InForce),
     ) -> Result<Ended, ServeError> {
         let trace = Trace::from_environment().map_err(ServeError::Trace)?;
-        let in_force = self.shake_hands()?;
+        let changes = if overlay.config().lower_changes { Changes::Unknown } else { Changes::Known };
+        let in_force = self.shake_hands(changes)?;
         ready(&in_force);
         let pool = self.shared.pool.get_or_init(|| Pool::new(self.tuning.max_threads));
         let device = &self.shared.device;
@@ -211,7 +212,7 @@ impl Connection {
     }
 
     /// Answers the kernel's offer.
-    fn shake_hands(&self) -> Result<InForce, ServeError> {
+    fn shake_hands(&self, changes: Changes) -> Result<InForce, ServeError> {
         let mut request = vec![0; request_length(self.tuning.max_write)];
         let mut reply = Reply::with_room(128);
         loop {
@@ -223,7 +224,7 @@ impl Connection {
             };
             let (unique, offer) = offer(&request[..length]).map_err(|_| ServeError::NoHandshake)?;
             reply.clear();
-            let answer = negotiate(&offer, self.tuning.max_write, self.tuning.max_background);
+            let answer = negotiate(&offer, self.tuning.max_write, self.tuning.max_background, changes);
             match answer {
                 init::Answer::Agreed(in_force) => put_init_out(&mut reply, &in_force),
                 init::Answer::OfferAgain => put_offer_again(&mut reply),
@@ -290,7 +291,8 @@ impl<L: UpperLayer> Work for Server<'_, L> {
         Buffers {
             request: vec![0; request_length(max_io)],
             length: 0,
-            reply: Reply::with_room((max_io as usize).max(MIN_REPLY)),
+            reply: Reply::with_room((max_io as usize).max(MIN_REPLY))
+                .expiring(self.overlay.config().lower_changes),
             slot: self.flights.slot(),
         }
     }

@@ -91,6 +91,9 @@ pub struct Config {
     pub uuid_in_handles: bool,
     /// What is made durable.
     pub durability: Durability,
+    /// Lower layers may be changed while they are mounted (`lower=revalidate`): what is known of a name is looked at again
+    /// each time the name is looked up.
+    pub lower_changes: bool,
     /// Lower layers may be changed while nothing is mounted. Not so once an option needs to find lower objects again;
     /// new directories in merged ones are then marked opaque at once, which saves lookups.
     pub offline_changes: bool,
@@ -126,6 +129,7 @@ impl Default for Config {
             handles_open: true,
             uuid_in_handles: true,
             durability: Durability::Data,
+            lower_changes: false,
             offline_changes: true,
             narrow_numbers: false,
             read_only: false,

@@ -208,6 +208,12 @@ impl<L: UpperLayer> Overlay<L> {
         let parent = parent.dir().ok_or(OpError::NotDir)?;
         let layer = &self.lowers[lower.layer];
         let mut stat = layer.stat(lower.real.at()).step("stat the lower object")?;
+        if self.config.lower_changes && stat.kind != Kind::Dir {
+            let state = node.state.read();
+            if !self.is_same_lower(&state, lower.layer, &stat) {
+                return Err(OpError::Stale);
+            }
+        }
         let times = upper.stat(At::Dir(parent)).step("stat the parent directory in upper")?;
         let data = match data {
             Data::Below if stat.kind != Kind::File || !self.config.metacopy => Data::Whole,

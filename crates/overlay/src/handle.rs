@@ -3,7 +3,7 @@
 use crate::error::{OpError, Result, Step};
 use crate::node::Node;
 use crate::{HandleId, OpenFlags, Overlay};
-use acetate_layer::{Access, Kind, UpperLayer};
+use acetate_layer::{Access, At, Kind, UpperLayer};
 use parking_lot::RwLock;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -109,7 +109,17 @@ impl<L: UpperLayer> Overlay<L> {
         let layer = &self.lowers[lower.layer];
         let file = layer.open_file(lower.real.at(), access).step("open the lower file")?;
         self.verify_data(node, layer, &file)?;
-        Ok(RealFile { file: Arc::new(file), lower: Some(lower.layer) })
+        let file = Arc::new(file);
+        if self.config.lower_changes {
+            let state = node.state.read();
+            let stat = layer.stat(At::Open(file.as_ref())).step("stat the lower file")?;
+            // Its attributes may be in another layer than its data.
+            if !state.data_is_apart() && !self.is_same_lower(&state, lower.layer, &stat) {
+                return Err(OpError::Stale);
+            }
+            self.kept.opened(node.id, lower.layer, &file);
+        }
+        Ok(RealFile { file, lower: Some(lower.layer) })
     }
 
     /// The layer of a real file.

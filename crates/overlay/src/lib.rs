@@ -18,6 +18,7 @@ mod order;
 mod origin;
 mod protect;
 mod redirect;
+mod renew;
 mod table;
 mod types;
 mod whereabouts;
@@ -53,6 +54,8 @@ pub struct Overlay<L: UpperLayer> {
     traps: HashSet<(u64, u64)>,
     nodes: table::NodeTable<L>,
     handles: table::HandleTable<L>,
+    /// Open lower files, where lower layers may change.
+    kept: renew::Kept<L>,
     /// Longest name that any layer can hold, in bytes.
     namelen: usize,
     /// Held by renames between directories, so that ancestry does not change under them.
@@ -106,6 +109,7 @@ impl<L: UpperLayer> Overlay<L> {
             staging: Staging::new(config.dialect, config.whiteouts),
             nodes: table::NodeTable::new(),
             handles: table::HandleTable::new(),
+            kept: renew::Kept::new(),
             upper,
             lowers,
             regular,

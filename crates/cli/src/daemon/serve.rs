@@ -5,7 +5,7 @@ use super::{READY, notify, privileges, signals};
 use crate::error::Failure;
 use crate::mount::{Opened, Plan, Request, prepare};
 use crate::mountinfo;
-use crate::options::{Compat, Options, RedirectDir, Switch, Uuid, Xino};
+use crate::options::{Compat, LowerChanges, Options, RedirectDir, Switch, Uuid, Xino};
 use crate::out::{cause, exact, note, shown, warn};
 use crate::record::{self, Record};
 use acetate_fuse::{Connection, Ended, InForce, MountError, MountFlags, MountSpec, ServeError};
@@ -225,6 +225,7 @@ fn config(opened: &Opened, read_only: bool) -> Result<Config, Failure> {
         handles_open: opened.handles_open,
         uuid_in_handles: opened.uuid_in_handles,
         durability: opened.durability,
+        lower_changes: opened.lower_changes,
         offline_changes: opened.offline_changes,
         narrow_numbers: opened.narrow_numbers,
         read_only,
@@ -326,6 +327,7 @@ fn settings(options: &Options, opened: &Opened) -> BTreeMap<String, String> {
             },
         ),
         ("compat", Compat::word(options.compat.unwrap_or(Compat::Kernel))),
+        ("lower", LowerChanges::word(options.lower.unwrap_or(LowerChanges::Static))),
     ];
     words.into_iter().map(|(name, word)| (name.to_owned(), word.to_owned())).collect()
 }

@@ -3,7 +3,9 @@
 use super::features::Surveyor;
 use super::place::Place;
 use crate::error::Failure;
-use crate::options::{self, Fsync, Marks, Mounter, Options, RedirectDir, Resolved, Role, Uuid, Xino};
+use crate::options::{
+    self, Fsync, LowerChanges, Marks, Mounter, Options, RedirectDir, Resolved, Role, Uuid, Xino,
+};
 use crate::out::{cause, note, shown, warn};
 use crate::record::LayerRecord;
 use acetate_layer::dir::{DirLayer, Handles, UpperFeatures};
@@ -52,6 +54,8 @@ pub(crate) struct Opened {
     pub(crate) uuid_in_handles: bool,
     /// What is made durable.
     pub(crate) durability: Durability,
+    /// Lower layers may change while they are mounted.
+    pub(crate) lower_changes: bool,
     /// Lower layers may change between mounts.
     pub(crate) offline_changes: bool,
     /// How owners, modes and whiteouts are shown.
@@ -122,6 +126,7 @@ pub(super) fn open(
         uuid: resolved.uuid,
         uuid_in_handles: true,
         durability: durability(resolved),
+        lower_changes: given.lower == Some(LowerChanges::Revalidate),
         offline_changes: true,
         rules: rules(given),
         archives,

@@ -1,7 +1,7 @@
 //! [`Options`] to option text, which parses back to the same.
 
 use super::names::FLAGS;
-use super::{Compat, Fsync, Options, RedirectDir, Switch, Uuid, Verity, Xino};
+use super::{Compat, Fsync, LowerChanges, Options, RedirectDir, Switch, Uuid, Verity, Xino};
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
@@ -28,6 +28,7 @@ impl Options {
             word("verity", self.verity, Verity::ALL),
             word("fsync", self.fsync, Fsync::ALL),
             word("compat", self.compat, Compat::ALL),
+            word("lower", self.lower, LowerChanges::ALL),
         ];
         words.extend(choices.into_iter().flatten());
         words.extend(self.owners.words());

@@ -112,6 +112,15 @@ choices! {
     }
 }
 choices! {
+    /// When changes of lower layers behind the mount are seen.
+    LowerChanges {
+        /// There are none while it is mounted.
+        Static = "static",
+        /// At the next lookup.
+        Revalidate = "revalidate",
+    }
+}
+choices! {
     /// What a copy-up makes durable.
     Fsync {
         /// The data of each file.
@@ -152,6 +161,8 @@ pub(crate) struct Options {
     pub(crate) fsync: Option<Fsync>,
     /// `compat=`
     pub(crate) compat: Option<Compat>,
+    /// `lower=`
+    pub(crate) lower: Option<LowerChanges>,
     /// `userxattr`
     pub(crate) userxattr: bool,
     /// Who is shown as the owner of what.

@@ -124,6 +124,7 @@ pub(super) const VALUED: &[&str] = &[
     "verity",
     "fsync",
     "compat",
+    "lower",
     "fsname",
     "uidmapping",
     "gidmapping",

@@ -165,6 +165,7 @@ impl Parser {
             "uuid" => options.uuid = Some(choose(option, value, super::Uuid::ALL)?),
             "verity" => options.verity = Some(choose(option, value, super::Verity::ALL)?),
             "fsync" => options.fsync = Some(choose(option, value, Fsync::ALL)?),
+            "lower" => options.lower = Some(choose(option, value, super::LowerChanges::ALL)?),
             "compat" => options.compat = Some(choose(option, value, super::Compat::ALL)?),
             "uidmapping" | "gidmapping" => {
                 let owners = &mut options.owners;

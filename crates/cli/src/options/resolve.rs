@@ -1,6 +1,6 @@
 //! The rules that tie options to one another, in the order in which the kernel's overlayfs applies them.
 
-use super::{Compat, Error, Fsync, Options, RedirectDir, Role, Switch, Uuid, Verity, Xino};
+use super::{Compat, Error, Fsync, LowerChanges, Options, RedirectDir, Role, Switch, Uuid, Verity, Xino};
 
 /// What the one who mounts may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,6 +77,10 @@ pub(crate) fn resolve(options: &Options, mounter: Mounter) -> Result<Resolved, E
     }
     tie_metacopy(options, &mut resolved)?;
     tie_export(options, &mut resolved)?;
+    if resolved.index && options.lower == Some(LowerChanges::Revalidate) {
+        // The index says which lower files were copied; others would be taken for them.
+        return Err(Error::Conflict { option: "lower=revalidate", other: "index=on" });
+    }
     if extended {
         if mounter == Mounter::User || options.userxattr {
             user_may_not_verify(options)?;

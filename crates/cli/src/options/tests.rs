@@ -117,6 +117,19 @@ fn users_get_redirects_where_the_layer_is_said_to_be_extended() {
 }
 
 #[test]
+fn an_index_is_of_lower_layers_that_do_not_change() {
+    let resolved = |text: &str| {
+        parse(&[format!("{PATHS},{text}")], Unknown::Refuse)
+            .and_then(|parsed| resolve(&parsed.options, Mounter::Admin))
+    };
+    for text in ["lower=revalidate,index=on", "nfs_export=on,lower=revalidate"] {
+        assert!(matches!(resolved(text), Err(Error::Conflict { option: "lower=revalidate", .. })), "{text}");
+    }
+    assert!(resolved("lower=revalidate,metacopy=on").is_ok());
+    assert!(resolved("lower=static,index=on").is_ok());
+}
+
+#[test]
 fn layer_lists_are_split_as_the_kernel_splits_them() {
     let lowers = |text: &str| parse(&[text], Unknown::Refuse).map(|parsed| parsed.options.lowers);
     assert_eq!(lowers(r"lowerdir=a\:b:c").unwrap(), ["a:b", "c"]);

@@ -9,7 +9,7 @@
 use super::{Answer, Call, dispatch};
 use crate::device::Device;
 use crate::files::Files;
-use crate::init::{Answer as Agreement, negotiate};
+use crate::init::{Answer as Agreement, Changes, negotiate};
 use crate::wire::input::{Header, InitIn};
 use crate::wire::output::{HEADER, Reply};
 use acetate_layer::mem::{MemFs, MemLayer, Put};
@@ -121,7 +121,7 @@ proptest! {
         let device = Device::new(null);
         let files = Files::new(&device, false);
         let offer = InitIn { major: 7, minor: 45, max_readahead: 1 << 17, flags: u64::MAX };
-        let Agreement::Agreed(in_force) = negotiate(&offer, 1 << 17, 12) else { panic!("no agreement") };
+        let Agreement::Agreed(in_force) = negotiate(&offer, 1 << 17, 12, Changes::Known) else { panic!("no agreement") };
         let mut reply = Reply::with_room(ROOM);
         for bytes in requests {
             let Ok((header, body)) = Header::split(&bytes) else { continue };

@@ -1,5 +1,6 @@
 //! Replies: values to the kernel's bytes, in a buffer that is used again and again.
 
+use super::flags::{FOPEN_CACHE_DIR, FOPEN_KEEP_CACHE};
 use acetate_layer::{Kind, Rdev, StatFs, Time};
 use acetate_overlay::{Attr, DirItem, Entry, NodeId};
 
@@ -16,15 +17,6 @@ pub(crate) enum Valid {
     Always,
     /// It has to ask each time: they change in ways that nobody is told of.
     Now,
-}
-
-impl Valid {
-    fn secs(self) -> u64 {
-        match self {
-            Valid::Always => VALID_SECS,
-            Valid::Now => 0,
-        }
-    }
 }
 
 /// File type bits of a mode.
@@ -74,12 +66,27 @@ pub(crate) fn decode_rdev(bits: u32) -> Rdev {
 pub(crate) struct Reply {
     bytes: Vec<u8>,
     end: usize,
+    /// The kernel may remember nothing: neither names and attributes nor pages and listings.
+    expires: bool,
 }
 
 impl Reply {
     /// A buffer for bodies up to `room` bytes.
     pub(crate) fn with_room(room: usize) -> Reply {
-        Reply { bytes: vec![0; HEADER + room], end: HEADER }
+        Reply { bytes: vec![0; HEADER + room], end: HEADER, expires: false }
+    }
+
+    /// A buffer for answers that, if `expires`, hold for one use only.
+    pub(crate) fn expiring(self, expires: bool) -> Reply {
+        Reply { expires, ..self }
+    }
+
+    /// How long something stays valid, in seconds.
+    fn secs(&self, valid: Valid) -> u64 {
+        match valid {
+            Valid::Always if !self.expires => VALID_SECS,
+            Valid::Always | Valid::Now => 0,
+        }
     }
 
     /// Forgets the body.
@@ -167,7 +174,7 @@ impl Reply {
 
     /// `struct fuse_attr_out`
     pub(crate) fn attr_out(&mut self, attr: &Attr, valid: Valid) {
-        self.u64(valid.secs());
+        self.u64(self.secs(valid));
         self.zeros(8);
         self.attr(attr);
     }
@@ -178,7 +185,7 @@ impl Reply {
         self.attr(&entry.attr);
     }
 
-    /// `struct fuse_entry_out` that says that there is no such name, and that this stays so.
+    /// `struct fuse_entry_out` that says that there is no such name.
     pub(crate) fn no_entry_out(&mut self) {
         self.entry_head(NodeId(0), Valid::Always);
         self.zeros(88);
@@ -187,8 +194,8 @@ impl Reply {
     fn entry_head(&mut self, node: NodeId, valid: Valid) {
         self.u64(node.0);
         self.u64(0);
-        self.u64(VALID_SECS);
-        self.u64(valid.secs());
+        self.u64(self.secs(Valid::Always));
+        self.u64(self.secs(valid));
         self.zeros(8);
     }
 
@@ -196,6 +203,7 @@ impl Reply {
     ///
     /// `backing` only counts with [`FOPEN_PASSTHROUGH`](super::flags::FOPEN_PASSTHROUGH).
     pub(crate) fn open_out(&mut self, handle: u64, flags: u32, backing: u32) {
+        let flags = if self.expires { flags & !(FOPEN_KEEP_CACHE | FOPEN_CACHE_DIR) } else { flags };
         self.u64(handle);
         self.u32(flags);
         self.u32(backing);
@@ -220,7 +228,7 @@ impl Reply {
 
     /// `struct fuse_statx_out`
     pub(crate) fn statx_out(&mut self, attr: &Attr, valid: Valid) {
-        self.u64(valid.secs());
+        self.u64(self.secs(valid));
         self.zeros(24);
         self.statx(attr);
     }

@@ -62,9 +62,12 @@ impl<L: UpperLayer> Overlay<L> {
         let part = dir.as_dir()?;
         loop {
             if let Some(node) = dir.child(name) {
-                self.known_names.hit();
-                let attr = self.attr(&node)?;
-                return Ok(Some((node, attr)));
+                if !self.config.lower_changes || self.is_current(dir, name, &node)? {
+                    self.known_names.hit();
+                    let attr = self.attr(&node)?;
+                    return Ok(Some((node, attr)));
+                }
+                self.part_with(dir, name, &node);
             }
             self.known_names.miss();
             let changes = part.listing.lock().changes;
@@ -174,6 +177,9 @@ impl<L: UpperLayer> Overlay<L> {
 
     /// The attributes of the topmost real object of a node.
     pub(crate) fn stat(&self, node: &Node<L>) -> Result<Stat> {
+        if self.config.lower_changes {
+            return self.stat_unchanged(node);
+        }
         let state = node.state.read();
         self.stat_state(&state)
     }

@@ -61,6 +61,9 @@ impl<L: UpperLayer> Overlay<L> {
         };
         let node = handle.node.clone();
         drop(handle);
+        if self.config.lower_changes {
+            self.kept.closed(node.id);
+        }
         self.release_node(node);
     }
 }

@@ -143,6 +143,9 @@ impl<L: UpperLayer> Overlay<L> {
             self.known_listings.hit();
             return Ok(Some(listing.clone()));
         }
+        if self.config.lower_changes {
+            node.forget_listing();
+        }
         let _names = part.ns.read();
         self.listing(node).map(Some)
     }

@@ -79,6 +79,11 @@ impl Engine {
         Self { layers, faults, config, files, overlay, told }
     }
 
+    /// A layer, to change it behind the mount; 0 is upper.
+    pub fn layer(&self, number: usize) -> &MemLayer {
+        &self.layers[number]
+    }
+
     /// Looks an object up.
     pub fn seen(&self, path: &Path) {
         self.find(path).unwrap();

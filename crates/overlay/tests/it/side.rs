@@ -1,12 +1,12 @@
 //! What happens on the side: attributes that change though nobody asked, of which whoever remembers them has to be told.
 
-use acetate_layer::Errno;
 use acetate_layer::fault::{Calls, Plan};
-use acetate_layer::mem::Abilities;
+use acetate_layer::mem::{Abilities, Put};
+use acetate_layer::{Errno, Layer, UpperLayer};
 use acetate_overlay::Config;
 
 use crate::engine::Engine;
-use crate::op::{Flags, Op, p};
+use crate::op::{Flags, Op, Output, p};
 use crate::stack::{Dir, Node, Stack};
 use crate::view::Subject;
 
@@ -51,6 +51,40 @@ fn a_lookup_that_marks_is_told_of_the_directory() {
     assert_eq!(engine.told([&root]), [true]);
     engine.seen(&dir);
     assert_eq!(engine.told([&root]), [false]);
+}
+
+/// With `lower=revalidate` files and directories that are replaced below are other ones at the next lookup; what has a part
+/// in upper goes on.
+#[test]
+fn changes_of_lower_layers_are_seen_at_the_next_lookup() {
+    let config = Config { lower_changes: true, ..Config::default() };
+    let mut engine = Engine::over(&layers(), Abilities::default(), config);
+    let (file, dir) = (p(b"/a/lower"), p(b"/b"));
+    let content = |engine: &mut Engine| engine.apply(&Op::Read(file.clone()));
+    let before = engine.numbers();
+    let lower = engine.layer(1).clone();
+    let a = lower.open_dir(lower.root(), b"a").unwrap();
+    // A file that is replaced, one that is new, and one that goes.
+    lower.unlink(&a, b"lower").unwrap();
+    lower.put(b"a/lower", Put::file(b"new")).unwrap();
+    assert_eq!(content(&mut engine), Ok(Output::Bytes(b"new".to_vec())));
+    assert_ne!(engine.numbers()[&file], before[&file]);
+    lower.put(b"a/more", Put::file(b"more")).unwrap();
+    assert!(engine.walk().0.contains_key(&p(b"/a/more")));
+    lower.unlink(&a, b"lower").unwrap();
+    assert_eq!(content(&mut engine), Err(Errno::NOENT));
+    // A directory below one of upper comes and goes; the merged one stays what it is.
+    lower.rmdir(lower.root(), b"b").unwrap();
+    engine.walk();
+    lower.put(b"b", Put::dir()).unwrap();
+    lower.put(b"b/x", Put::file(b"x")).unwrap();
+    assert!(engine.walk().0.contains_key(&p(b"/b/x")));
+    assert_eq!(engine.numbers()[&dir], before[&dir]);
+    // Without the option nobody looks.
+    let engine = Engine::over(&layers(), Abilities::default(), Config::default());
+    let held = engine.held(&file);
+    engine.layer(1).put(b"a/more", Put::file(b"more")).unwrap();
+    assert_eq!(engine.held(&file), held);
 }
 
 /// A filesystem may have changed the times of a directory by the time that it fails to rename (ext4 does).
