@@ -35,7 +35,8 @@ pub(crate) fn mounts(how: &How, snapshot: &Snapshot, plan: &SnapshotPlan) -> Vec
                 r#type: "bind".into(),
                 source: text(dir),
                 target: String::new(),
-                options: vec!["rbind".into(), access.into()],
+                // containerd maps the bind itself, whoever mounts overlays.
+                options: [mappings(&How::Kernel, snapshot), vec!["rbind".into(), access.into()]].concat(),
             }
         }
         None => Mount {
@@ -51,13 +52,17 @@ pub(crate) fn mounts(how: &How, snapshot: &Snapshot, plan: &SnapshotPlan) -> Vec
     vec![mount]
 }
 
+/// The options for other owners, if they are asked for.
+fn mappings(how: &How, snapshot: &Snapshot) -> Vec<String> {
+    let option = |(label, kernel, fuse): (&str, &'static str, &'static str)| {
+        let name = if *how == How::Kernel { kernel } else { fuse };
+        snapshot.labels.get(label).map(|map| format!("{name}={map}"))
+    };
+    MAPPINGS.into_iter().filter_map(option).collect()
+}
+
 fn options(how: &How, snapshot: &Snapshot, plan: &SnapshotPlan) -> Vec<String> {
-    let mut options = Vec::new();
-    for (label, kernel, fuse) in MAPPINGS {
-        if let Some(map) = snapshot.labels.get(label) {
-            options.push(format!("{}={map}", if *how == How::Kernel { kernel } else { fuse }));
-        }
-    }
+    let mut options = mappings(how, snapshot);
     if plan.userxattr {
         options.push("userxattr".into());
     }

@@ -267,6 +267,25 @@ fn labels_are_updated_and_nothing_else() -> Result<()> {
     Ok(())
 }
 
+/// Who runs containers in a user namespace asks for other owners by labels, on a first layer (a bind) and above.
+#[test]
+fn other_owners_are_options_of_every_mount() -> Result<()> {
+    let Some(stage) = stage("remap")? else { return Ok(()) };
+    stage.layer("base", "", |_| Ok(()))?;
+    for (key, parent, kind) in [("first", "", "bind"), ("second", "base", "overlay")] {
+        let labels = labels(&[
+            ("containerd.io/snapshot/uidmapping", "0:100000:65536"),
+            ("containerd.io/snapshot/gidmapping", "0:200000:65536"),
+        ]);
+        let (key, parent) = (key.to_owned(), parent.to_owned());
+        let request = api::PrepareSnapshotRequest { key, parent, labels, ..Default::default() };
+        let mounts = stage.call(stage.service.prepare(Request::new(request)))?.mounts;
+        assert_eq!(mounts[0].r#type, kind);
+        assert_eq!(mounts[0].options[..2], ["uidmap=0:100000:65536", "gidmap=0:200000:65536"]);
+    }
+    Ok(())
+}
+
 #[test]
 fn changes_of_lower_layers_are_seen_through_all() -> Result<()> {
     let Some(stage) = stage("layers")? else { return Ok(()) };

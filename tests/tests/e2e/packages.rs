@@ -103,3 +103,35 @@ fn installs_from_the_archive(dist: &Path) -> Result<()> {
     ensure!(said == "acetate\nlow\nnew\nacetate", "{said}");
     Ok(())
 }
+
+/// systemd takes the units as they are installed. The program is not in its place here, so they name where it is.
+#[test]
+fn units_are_what_systemd_expects() -> Result<()> {
+    if !have("units", &[Need::Tool("systemd-analyze")])? {
+        return Ok(());
+    }
+    let scratch = Scratch::new("units")?;
+    let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging/systemd");
+    let program = acetate_bin()?.display().to_string();
+    let mut units = Vec::new();
+    for entry in fs::read_dir(from)? {
+        let path = entry?.path();
+        let text = fs::read_to_string(&path)?;
+        ensure!(text.contains("ExecStart=/usr/bin/acetate "), "{}", path.display());
+        let unit = scratch.path().join(path.file_name().context("no name")?);
+        fs::write(&unit, text.replace("/usr/bin/acetate", &program))?;
+        units.push(unit);
+    }
+    ensure!(units.len() == 2, "{units:?}");
+    let verify = || {
+        let mut command = Command::new("systemd-analyze");
+        let output = command.args(["verify", "--man=no", "--recursive-errors=no"]).args(&units).output()?;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        anyhow::Ok((output.status.success(), said))
+    };
+    ensure!(verify()? == (true, String::new()), "{:?}", verify()?);
+    // What it says of a unit that is wrong.
+    fs::write(&units[0], "[Service]\nType=never\nExecStart=/bin/true\n")?;
+    ensure!(verify()?.1.contains("never"), "{:?}", verify()?);
+    Ok(())
+}
