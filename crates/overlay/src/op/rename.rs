@@ -99,11 +99,11 @@ impl<L: UpperLayer> Overlay<L> {
         if exchange {
             let target = target.as_ref().ok_or(OpError::NotFound)?;
             let exchanged = self.act_exchange(old, new, &source, target);
-            return exchanged.inspect_err(|_| self.tell_of_failure(old, new));
+            return exchanged.inspect_err(|_| self.tell_of_failure([old.dir, new.dir, &source, target]));
         }
         let (mut source_state, victim_state) = lock_states(&source, overwritten);
         self.act_move(old, new, &mut source_state, source.kind, covered)
-            .inspect_err(|_| self.tell_of_failure(old, new))?;
+            .inspect_err(|_| self.tell_of_failure([old.dir, new.dir, &source]))?;
         // Record.
         if let Some(mut state) = victim_state {
             state.lose_place(new.dir, new.name, held);
@@ -123,10 +123,11 @@ impl<L: UpperLayer> Overlay<L> {
     }
 
     /// A filesystem that fails to rename may have given the directories new times nevertheless: ext4 does when it
-    /// takes the whiteout back that it had put at the source name.
-    fn tell_of_failure(&self, old: &Side<'_, L>, new: &Side<'_, L>) {
-        (self.changed)(old.dir.id, Changed::Attributes);
-        (self.changed)(new.dir.id, Changed::Attributes);
+    /// takes the whiteout back that it had put at the source name. What was to move may have been marked.
+    fn tell_of_failure<const N: usize>(&self, nodes: [&Arc<Node<L>>; N]) {
+        for node in nodes {
+            (self.changed)(node.id, Changed::Attributes);
+        }
     }
 
     fn check_rename(

@@ -53,6 +53,22 @@ fn a_lookup_that_marks_is_told_of_the_directory() {
     assert_eq!(engine.told([&root]), [false]);
 }
 
+/// A directory is marked before it moves, which changes its change time even if it cannot be put in the place of another.
+#[test]
+fn a_failed_rename_is_told_of_what_was_marked() {
+    let (dir, full) = (p(b"/a/new"), p(b"/full"));
+    let mut engine = engine();
+    for op in
+        [Op::Mkdir(dir.clone(), 0o755), Op::Mkdir(full.clone(), 0o755), Op::Create(p(b"/full/f"), 0o644)]
+    {
+        engine.apply(&op).unwrap();
+    }
+    engine.told([&dir]);
+    let failed = engine.apply(&Op::Rename(dir.clone(), full, Flags::None));
+    assert_eq!(failed, Err(Errno::NOTEMPTY));
+    assert_eq!(engine.told([&dir]), [true]);
+}
+
 /// With `lower=revalidate` files and directories that are replaced below are other ones at the next lookup; what has a part
 /// in upper goes on.
 #[test]
