@@ -34,6 +34,8 @@ pub(crate) struct Record {
     pub(crate) schema: String,
     /// The daemon, in its own PID namespace.
     pub(crate) pid: u32,
+    /// The process that starts the next daemon when this one ends, if there is one.
+    pub(crate) holder: Option<u32>,
     /// Where it is mounted.
     pub(crate) mountpoint: String,
     /// Lower layers, the topmost first.
@@ -157,6 +159,13 @@ impl Kept {
 
 impl Drop for Kept {
     fn drop(&mut self) {
+        // The number of a device is used again: the record may be of another mount by now.
+        let is = |now: &std::fs::Metadata| {
+            self.file.metadata().is_ok_and(|ours| (ours.dev(), ours.ino()) == (now.dev(), now.ino()))
+        };
+        if !std::fs::symlink_metadata(&self.path).is_ok_and(|now| is(&now)) {
+            return;
+        }
         // There is none of a daemon in the foreground.
         let _none = std::fs::remove_file(self.log());
         // Whoever reads what could not be removed finds it unlocked.
@@ -300,6 +309,11 @@ impl Found {
     pub(crate) fn log(&self) -> Option<PathBuf> {
         let log = self.path.with_extension("log");
         std::fs::metadata(&log).is_ok_and(|stat| stat.len() > 0).then_some(log)
+    }
+
+    /// Where its holder can be asked for another daemon.
+    pub(crate) fn holder_socket(&self) -> PathBuf {
+        self.path.with_extension("holder")
     }
 
     /// What the daemon says of itself; `None` if it says nothing.

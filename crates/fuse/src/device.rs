@@ -30,6 +30,10 @@ impl Device {
         Device(fd)
     }
 
+    pub(crate) fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+
     /// Waits for a request and reads it. The buffer has to hold the largest one.
     pub(crate) fn read(&self, buffer: &mut [u8]) -> Got {
         match read(&self.0, buffer) {

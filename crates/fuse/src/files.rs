@@ -9,7 +9,7 @@ use crate::device::Device;
 use crate::notify::changed;
 use crate::wire::output::Valid;
 use acetate_layer::{Access, UpperLayer};
-use acetate_overlay::{Changed, HandleId, NodeId, Overlay};
+use acetate_overlay::{Changed, HandleId, KeptHandle, NodeId, Overlay};
 use acetate_sys::Errno;
 use parking_lot::Mutex;
 use std::collections::HashMap;
@@ -24,6 +24,24 @@ pub(crate) enum Io {
     Cached,
     /// By the kernel itself, on the file lent under this number.
     Direct(u32),
+}
+
+/// [`Io`] in one word that is not zero, for the next server.
+const NOTE_CACHED: u64 = 1;
+/// As [`NOTE_CACHED`]; the number is in the lower half.
+const NOTE_DIRECT: u64 = 1 << 32;
+
+impl Io {
+    fn to_note(self) -> u64 {
+        match self {
+            Io::Cached => NOTE_CACHED,
+            Io::Direct(id) => NOTE_DIRECT | u64::from(id),
+        }
+    }
+
+    fn from_note(note: u64) -> Io {
+        if note & NOTE_DIRECT != 0 { Io::Direct(note as u32) } else { Io::Cached }
+    }
 }
 
 /// How a file came to be open.
@@ -53,6 +71,8 @@ pub(crate) struct Files<'a> {
     lends: AtomicBool,
     /// The sum of `mappable`, so that most questions need no lock.
     mappable: AtomicUsize,
+    /// Files that an earlier server has opened, by the number of the request.
+    before: HashMap<u64, KeptHandle>,
 }
 
 impl<'a> Files<'a> {
@@ -63,7 +83,31 @@ impl<'a> Files<'a> {
             shards: std::array::from_fn(|_| Mutex::default()),
             lends: AtomicBool::new(lends),
             mappable: AtomicUsize::new(0),
+            before: HashMap::new(),
         }
+    }
+
+    /// The files that were open when an earlier server ended.
+    #[must_use]
+    pub(crate) fn with(mut self, kept: &[KeptHandle]) -> Files<'a> {
+        for handle in kept {
+            let io = Io::from_note(handle.note);
+            let mut shard = self.shard(handle.node).lock();
+            let open = shard.entry(handle.node.0).or_insert(Open { io, handles: 0, mappable: 0 });
+            open.handles += 1;
+            if io != Io::Cached && handle.access == Access::ReadWrite {
+                open.mappable += 1;
+                self.mappable.fetch_add(1, Ordering::SeqCst);
+            }
+        }
+        self.before = kept.iter().map(|handle| (handle.unique, *handle)).collect();
+        self
+    }
+
+    /// What an earlier server has opened for the request of this thread, if it was sent that.
+    pub(crate) fn before<L: UpperLayer>(&self, overlay: &Overlay<L>) -> Option<(KeptHandle, Io)> {
+        let handle = self.before.get(&overlay.again()?)?;
+        Some((*handle, Io::from_note(handle.note)))
     }
 
     fn shard(&self, node: NodeId) -> &Mutex<HashMap<u64, Open>> {
@@ -91,6 +135,7 @@ impl<'a> Files<'a> {
         });
         open.handles += 1;
         let io = open.io;
+        overlay.note(handle, io.to_note());
         if io == Io::Cached || access != Access::ReadWrite {
             let valid = if open.mappable == 0 { Valid::Always } else { Valid::Now };
             return (io, valid);

@@ -3,6 +3,7 @@
 use crate::wire::input::{InitIn, SetXattrForm};
 use crate::wire::output::Reply;
 use crate::wire::{MAJOR, MINOR, OLDEST_MINOR};
+use acetate_overlay::TRANSPORT_WORDS;
 use std::fmt;
 
 /// Flag of the first word: there is a second word (`FUSE_INIT_EXT`).
@@ -87,6 +88,8 @@ features! {
     Passthrough = 37, "passthrough";
     /// No file handles to open by, as overlayfs by default (`nfs_export=off`).
     NoExportSupport = 38, "no_export_support";
+    /// What was read and not answered comes again on request, marked as such.
+    Resend = 39, "has_resend";
 }
 
 /// What kernel and server have agreed on.
@@ -117,6 +120,22 @@ impl InForce {
     /// The features that this server would use and the kernel does not have.
     pub fn missing(&self) -> impl Iterator<Item = Feature> {
         Feature::ALL.iter().copied().filter(|feature| self.refused & feature.flag() != 0)
+    }
+
+    /// For [`InForce::from_words`], in the next server of the same mount.
+    pub(crate) fn to_words(self) -> [u64; TRANSPORT_WORDS] {
+        let Self { minor, flags, refused, max_write, max_background } = self;
+        [1, minor.into(), flags, max_write.into(), max_background.into(), refused, 0, 0]
+    }
+
+    /// What an earlier server has agreed on; `None` if that is not known.
+    pub(crate) fn from_words(words: [u64; TRANSPORT_WORDS]) -> Option<InForce> {
+        let [1, minor, flags, max_write, max_background, refused, 0, 0] = words else {
+            return None;
+        };
+        let (minor, max_write) = (minor.try_into().ok()?, max_write.try_into().ok()?);
+        let max_background = max_background.try_into().ok()?;
+        Some(InForce { minor, flags, refused, max_write, max_background })
     }
 
     /// How requests to set an attribute are laid out.
@@ -238,6 +257,8 @@ mod tests {
         let in_force = agreed(negotiate(&offer(99, u64::MAX), 1 << 20, 64, Changes::Known));
         assert_eq!(in_force.features().collect::<Vec<_>>(), wanted(Changes::Known));
         assert_eq!((in_force.minor, in_force.max_write), (MINOR, 1 << 20));
+        assert_eq!(InForce::from_words(in_force.to_words()), Some(in_force));
+        assert_eq!(InForce::from_words([0; TRANSPORT_WORDS]), None);
         let mut reply = Reply::with_room(256);
         put_init_out(&mut reply, &in_force);
         let bytes = reply.finish(1, 0);
@@ -251,7 +272,7 @@ mod tests {
         assert_eq!((word(16), word(20), word(24)), (MAJOR, MINOR, 1 << 20));
         assert_eq!(word(28), expected_low);
         assert_eq!((word(36), word(40)), (1 << 20, 1));
-        assert_eq!((word(44), word(48), word(52)), (256, 1 << 5 | 1 << 6, STACK_DEPTH));
+        assert_eq!((word(44), word(48), word(52)), (256, 1 << 5 | 1 << 6 | 1 << 7, STACK_DEPTH));
     }
 
     fn wanted(changes: Changes) -> Vec<Feature> {

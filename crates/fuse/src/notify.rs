@@ -1,7 +1,7 @@
 //! Telling the kernel that something it remembers has changed.
 
 use crate::session::Shared;
-use crate::wire::flags::NOTIFY_INVAL_INODE;
+use crate::wire::flags::{NOTIFY_INVAL_INODE, NOTIFY_RESEND};
 use crate::wire::output;
 use acetate_overlay::{Changed, NodeId};
 use acetate_sys::Errno;
@@ -30,6 +30,14 @@ pub(crate) fn notifier(shared: Arc<Shared>) -> impl Fn(NodeId, Changed) + Send +
             }
         }
     }
+}
+
+/// `FUSE_NOTIFY_RESEND`: a header alone.
+pub(crate) fn resend() -> [u8; output::HEADER] {
+    let mut bytes = [0; output::HEADER];
+    bytes[..4].copy_from_slice(&(output::HEADER as u32).to_ne_bytes());
+    bytes[4..8].copy_from_slice(&NOTIFY_RESEND.to_ne_bytes());
+    bytes
 }
 
 /// `FUSE_NOTIFY_INVAL_INODE`; with an offset below zero it is about attributes only, else about all pages from there on,

@@ -6,20 +6,21 @@ use crate::files::Files;
 use crate::flight::{Flight, Flights, SLOW_TICKS, Slot};
 use crate::init::{self, Changes, Feature, InForce, negotiate, put_init_out, put_offer_again};
 use crate::mount::{MountError, MountSpec, mount};
-use crate::notify::notifier;
+use crate::notify::{notifier, resend};
 use crate::pool::{Pool, Turn, Work};
 use crate::stats::Stats;
 use crate::trace::Trace;
+use crate::wire::flags::UNIQUE_RESEND;
 use crate::wire::input::{Header, Malformed, Request, SetXattrForm, decode};
 use crate::wire::op::Op;
 use crate::wire::output::Reply;
 use acetate_layer::UpperLayer;
-use acetate_overlay::{Changed, NodeId, OpError, Overlay};
+use acetate_overlay::{Changed, Ledger, NodeId, OpError, Overlay, TakenOver};
 use acetate_sys::Errno;
 use parking_lot::Mutex;
 use std::cell::Cell;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -111,6 +112,8 @@ pub struct Connection {
     tuning: Tuning,
     flights: Arc<Flights>,
     stats: Arc<Stats>,
+    /// What an earlier server has left.
+    taken: Option<TakenOver>,
 }
 
 impl Connection {
@@ -130,7 +133,20 @@ impl Connection {
             tuning: Tuning::default(),
             flights: Arc::default(),
             stats: Arc::default(),
+            taken: None,
         }
+    }
+
+    /// Goes on where an earlier server of this device has ended, with an overlay that has taken its place
+    /// ([`Overlay::taking_over`]).
+    #[must_use]
+    pub fn taking_over(self, taken: TakenOver) -> Connection {
+        Connection { taken: Some(taken), ..self }
+    }
+
+    /// The device.
+    pub fn device(&self) -> BorrowedFd<'_> {
+        self.shared.device.as_fd()
     }
 
     /// Sets the use of resources.
@@ -175,12 +191,12 @@ impl Connection {
         ready: impl FnOnce(&InForce),
     ) -> Result<Ended, ServeError> {
         let trace = Trace::from_environment().map_err(ServeError::Trace)?;
-        let changes = if overlay.config().lower_changes { Changes::Unknown } else { Changes::Known };
-        let in_force = self.shake_hands(changes)?;
+        let in_force = self.begin(overlay)?;
         ready(&in_force);
         let pool = self.shared.pool.get_or_init(|| Pool::new(self.tuning.max_threads));
         let device = &self.shared.device;
         let files = Files::new(device, self.tuning.passthrough && in_force.has(Feature::Passthrough));
+        let files = files.with(self.taken.as_ref().map_or(&[], |taken| &taken.handles));
         let flights = &*self.flights;
         let server = Server {
             overlay,
@@ -199,6 +215,12 @@ impl Connection {
             // Without it nobody learns of slow requests, which is all.
             let _watched =
                 std::thread::Builder::new().name("acetate-watch".into()).spawn_scoped(scope, watch);
+            if self.taken.is_some() {
+                // Until then the kernel remembers what the last server may not have got round to correct.
+                let _told = std::thread::Builder::new()
+                    .name("acetate-tell".into())
+                    .spawn_scoped(scope, || overlay.tell_all());
+            }
             let result = pool.run(&server);
             flights.stop();
             result
@@ -209,6 +231,28 @@ impl Connection {
             Some(Got::Failed(errno)) => Err(ServeError::Device(errno)),
             _ => Ok(Ended::Unmounted),
         }
+    }
+
+    /// Shakes hands, or asks for what an earlier server has not answered.
+    fn begin<L: UpperLayer>(&self, overlay: &Overlay<L>) -> Result<InForce, ServeError> {
+        if self.taken.is_some() {
+            let words = overlay.ledger().map(Ledger::transport).unwrap_or_default();
+            let in_force = InForce::from_words(words).ok_or(ServeError::NoHandshake)?;
+            return match self.shared.device.write(&resend()) {
+                // Unmounted meanwhile, which reading will say.
+                Ok(()) | Err(Errno::NODEV | Errno::NOTCONN) => Ok(in_force),
+                Err(errno) => Err(ServeError::Device(errno)),
+            };
+        }
+        let changes = if overlay.config().lower_changes { Changes::Unknown } else { Changes::Known };
+        let in_force = self.shake_hands(changes)?;
+        if let Some(ledger) = overlay.ledger() {
+            ledger.keep_transport(in_force.to_words());
+            if !in_force.has(Feature::Resend) {
+                ledger.give_up("the kernel cannot send requests again (before Linux 6.9)");
+            }
+        }
+        Ok(in_force)
     }
 
     /// Answers the kernel's offer.
@@ -321,8 +365,15 @@ impl<L: UpperLayer> Work for Server<'_, L> {
         WAITING.set(header.thread);
         self.flights.begin(&own.slot, header.opcode, header.node);
         // A panic is a mistake of ours; it shall not take the mount with it.
-        let result = catch_unwind(AssertUnwindSafe(|| self.carry_out(header, body, &mut own.reply)))
-            .unwrap_or(Err(Failure::Internal));
+        let (unique, again) = (header.unique & !UNIQUE_RESEND, header.unique & UNIQUE_RESEND != 0);
+        let result = if self.overlay.begin(unique, again) {
+            catch_unwind(AssertUnwindSafe(|| self.carry_out(header, body, &mut own.reply)))
+                .unwrap_or(Err(Failure::Internal))
+        } else {
+            eprintln!("acetate: operation {} has brought down too many servers: EIO", header.opcode);
+            Err(Failure::Internal)
+        };
+        self.overlay.finish(result.is_ok());
         let errno = result.as_ref().err().map_or(0, |failure| failure.errno().raw_os_error());
         let mut written = 0;
         if result != Ok(Answer::Silence) {
@@ -330,6 +381,7 @@ impl<L: UpperLayer> Work for Server<'_, L> {
             written = reply.len();
             self.send(&header, reply);
         }
+        self.overlay.end();
         if let Err(Failure::Op(error)) = &result
             && error.is_damage()
         {

@@ -3,7 +3,7 @@
 //! [`Fault`] passes every call to the layer that it wraps, counts it, and can make one of them fail, or all from one
 //! on. That is how tests visit every point at which a disk may be full or a process may be killed.
 
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -196,6 +196,10 @@ impl<L: Layer> Layer for Fault<L> {
 
     fn descriptor<'a>(&self, file: &'a L::File) -> Option<BorrowedFd<'a>> {
         self.inner.descriptor(file)
+    }
+
+    fn reopen(&self, file: OwnedFd) -> Option<L::File> {
+        self.inner.reopen(file)
     }
 
     fn hold(&self, dir: &L::Dir, name: &[u8]) -> Result<L::File> {

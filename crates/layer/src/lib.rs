@@ -20,7 +20,7 @@ pub use acetate_sys::Errno;
 pub use tally::{Counted, Tally};
 pub use types::*;
 
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 /// What a layer operation returns. The error is the filesystem's own errno, unchanged.
 pub type Result<T> = std::result::Result<T, Errno>;
@@ -85,6 +85,12 @@ pub trait Layer: Send + Sync + Sized + 'static {
     /// The descriptor of an open file, for whoever can do its reads and writes without this layer; `None` if there
     /// is no such thing.
     fn descriptor<'a>(&self, _file: &'a Self::File) -> Option<BorrowedFd<'a>> {
+        None
+    }
+
+    /// The file behind a descriptor that [`Layer::descriptor`] has given, perhaps in another process; `None` where there is
+    /// no such thing.
+    fn reopen(&self, _file: OwnedFd) -> Option<Self::File> {
         None
     }
 

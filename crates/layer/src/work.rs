@@ -21,7 +21,7 @@ pub const INDEX: &[u8] = b"index";
 pub const INCOMPAT: &[u8] = b"incompat";
 
 /// The feature of mounts that make nothing durable.
-const VOLATILE: &[u8] = b"volatile";
+pub const VOLATILE: &[u8] = b"volatile";
 
 /// How whiteouts are made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]

@@ -1,12 +1,13 @@
 //! Open files. Directories are listed by node, without being opened.
 
 use crate::error::{OpError, Result, Step};
+use crate::ledger::HandleRecord;
 use crate::node::Node;
 use crate::{HandleId, OpenFlags, Overlay};
 use acetate_layer::{Access, At, Kind, UpperLayer};
 use parking_lot::RwLock;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
 
 /// An open regular file.
 pub(crate) struct OpenFile<L: UpperLayer> {
@@ -19,6 +20,8 @@ pub(crate) struct OpenFile<L: UpperLayer> {
     /// Counted among the executions of the node.
     execute: bool,
     real: RwLock<RealFile<L>>,
+    /// What the next server will be told of it.
+    pub record: OnceLock<HandleRecord>,
 }
 
 /// The real file behind an open file.
@@ -40,18 +43,27 @@ impl<L: UpperLayer> OpenFile<L> {
         if flags.execute {
             node.executions.fetch_add(1, Ordering::AcqRel);
         }
+        node.handles.fetch_add(1, Ordering::AcqRel);
         OpenFile {
             node,
             access: flags.access,
             keep_atime: flags.keep_atime,
             execute: flags.execute,
             real: RwLock::new(real),
+            record: OnceLock::new(),
         }
+    }
+
+    /// As it was opened.
+    pub fn flags(&self) -> OpenFlags {
+        let (access, keep_atime, execute) = (self.access, self.keep_atime, self.execute);
+        OpenFlags { access, keep_atime, execute, ..OpenFlags::READ }
     }
 }
 
 impl<L: UpperLayer> Drop for OpenFile<L> {
     fn drop(&mut self) {
+        self.node.handles.fetch_sub(1, Ordering::AcqRel);
         if self.execute {
             self.node.executions.fetch_sub(1, Ordering::AcqRel);
         }
@@ -59,6 +71,18 @@ impl<L: UpperLayer> Drop for OpenFile<L> {
 }
 
 impl<L: UpperLayer> Overlay<L> {
+    /// Adds an open file, and records it for the next server.
+    pub(crate) fn add_handle(&self, open: OpenFile<L>) -> HandleId {
+        let id = self.handles.fresh_id(self.ledger.as_deref());
+        if let Some(ledger) = &self.ledger
+            && let Some(record) = ledger.handle(id, open.node.id, crate::takeover::how(open.flags()))
+        {
+            let _first = open.record.set(record);
+        }
+        self.handles.insert(id, open);
+        id
+    }
+
     /// An open file.
     pub(crate) fn handle(&self, id: HandleId) -> Result<Arc<OpenFile<L>>> {
         self.handles.get(id).ok_or(OpError::Stale)

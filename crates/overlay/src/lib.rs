@@ -9,6 +9,7 @@ mod error;
 mod handle;
 mod index;
 mod inode;
+mod ledger;
 mod listing;
 mod merge;
 mod metacopy;
@@ -20,12 +21,15 @@ mod protect;
 mod redirect;
 mod renew;
 mod table;
+mod takeover;
 mod types;
 mod whereabouts;
 
 pub use acetate_layer::work::WhiteoutForm;
 pub use config::{Config, Durability, Index, Redirects, Stack, Verity};
 pub use error::{OpError, Result};
+pub use ledger::{Keeper, LEDGER_BYTES, Ledger, LedgerError, Memory, TRANSPORT_WORDS};
+pub use takeover::{KeptFiles, KeptHandle, TakenOver};
 pub use types::*;
 pub use whereabouts::{InLayer, Whereabouts};
 
@@ -68,6 +72,8 @@ pub struct Overlay<L: UpperLayer> {
     lost_data: AtomicBool,
     changed: Box<dyn Fn(NodeId, Changed) + Send + Sync>,
     given_up: Box<dyn Fn() -> bool + Send + Sync>,
+    /// What the next server will have to know, where there is to be one.
+    ledger: Option<Arc<Ledger>>,
 }
 
 impl<L: UpperLayer> Overlay<L> {
@@ -124,6 +130,7 @@ impl<L: UpperLayer> Overlay<L> {
             lost_data: AtomicBool::new(false),
             changed,
             given_up: Box::new(|| false),
+            ledger: None,
         };
         overlay.open_index()?;
         let root = overlay.root_node()?;
@@ -184,7 +191,7 @@ impl<L: UpperLayer> Overlay<L> {
 
     /// The node of that id.
     pub(crate) fn node(&self, id: NodeId) -> Result<Arc<Node<L>>> {
-        self.nodes.get(id).ok_or(OpError::Stale)
+        self.nodes.get(id).or_else(|| self.revive(id)).ok_or(OpError::Stale)
     }
 
     /// The node of that id, if it is a directory.

@@ -41,6 +41,8 @@ pub(crate) struct Listing {
     pub as_of: u64,
     /// The first position that no entry of this or an earlier listing has had.
     pub end: u64,
+    /// Positions below this one are of a listing that an earlier server has read, and that cannot be gone on with.
+    pub base: u64,
 }
 
 /// How whiteouts are treated in the part of a directory that one layer has.
@@ -75,6 +77,9 @@ impl<L: UpperLayer> Overlay<L> {
             let state = node.state.read();
             Arc::new(self.read_listing(node, &state, changes, previous.as_deref())?)
         };
+        if let Some(record) = node.record.get() {
+            record.set_listing(listing.end, digest(&listing.entries));
+        }
         part.listing.lock().last = Some(listing.clone());
         Ok(listing)
     }
@@ -113,8 +118,19 @@ impl<L: UpperLayer> Overlay<L> {
             parts.push(self.read_part(&self.lowers[lower.layer], dir, Some(lower.layer), whiteouts)?);
         }
         let mut entries = merge(parts);
-        let end = place(&mut entries, previous);
-        Ok(Listing { entries, impure, merged, as_of, end })
+        let mut end = place(&mut entries, previous);
+        let mut base = previous.map_or(0, |listing| listing.base);
+        // Readers may go on in a listing that an earlier server has read.
+        if previous.is_none()
+            && let Some((old_end, old)) = node.record.get().map(|record| record.listing())
+            && old != 0
+            && old != digest(&entries)
+        {
+            base = old_end + 1;
+            entries.iter_mut().for_each(|entry| entry.position += base);
+            end += base;
+        }
+        Ok(Listing { entries, impure, merged, as_of, end, base })
     }
 
     /// Reads the part of a directory that one layer has.
@@ -244,6 +260,22 @@ impl<L: UpperLayer> Overlay<L> {
     }
 }
 
+/// A digest of names and their positions (FNV-1a); never zero.
+fn digest(entries: &[ListEntry]) -> u64 {
+    let mut digest = 0xcbf2_9ce4_8422_2325_u64;
+    let mut add = |bytes: &[u8]| {
+        for byte in bytes {
+            digest = (digest ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+    };
+    for entry in entries {
+        add(&entry.name);
+        add(&[0]);
+        add(&entry.position.to_le_bytes());
+    }
+    digest | 1
+}
+
 /// Gives the entries their positions and returns the first free one. Names that an earlier listing had keep theirs, and
 /// new ones come after all that there ever were: a reader who goes on in a later listing misses no name that was there
 /// all the time, and meets none twice.
@@ -339,7 +371,7 @@ mod tests {
         let listing = |names: &[&str], previous: Option<&Listing>| {
             let mut entries = part(None, names);
             let end = place(&mut entries, previous);
-            Listing { entries, impure: false, merged: false, as_of: 0, end }
+            Listing { entries, impure: false, merged: false, as_of: 0, end, base: 0 }
         };
         let shown = |listing: &Listing| -> Vec<(String, u64)> {
             let name = |entry: &ListEntry| String::from_utf8_lossy(&entry.name).into_owned();

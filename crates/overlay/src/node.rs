@@ -11,13 +11,14 @@
 //! A copy-up takes `copy` of the ancestors before that of the node, never both at once.
 
 use crate::NodeId;
+use crate::ledger::Record;
 use crate::listing::Listing;
 use crate::order::{Mutex, RwLock, rank};
 use acetate_layer::mark::{ProtAttr, Redirect};
 use acetate_layer::{At, Kind, UpperLayer};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
 /// Where an object of a layer is.
 pub(crate) enum Real<L: UpperLayer> {
@@ -251,6 +252,10 @@ pub(crate) struct Node<L: UpperLayer> {
     pub verified: AtomicBool,
     /// Handles by which the file is executed.
     pub executions: AtomicU32,
+    /// Open files of it.
+    pub handles: AtomicU32,
+    /// What the next server will be told of it.
+    pub record: OnceLock<Box<Record>>,
     dir: Option<Box<DirPart<L>>>,
 }
 
@@ -280,6 +285,8 @@ impl<L: UpperLayer> Node<L> {
             lost_capabilities,
             verified: AtomicBool::new(false),
             executions: AtomicU32::new(0),
+            handles: AtomicU32::new(0),
+            record: OnceLock::new(),
             dir,
         }
     }

@@ -1,15 +1,33 @@
 //! The tables of nodes and open handles, in shards so that threads seldom meet.
 
 use crate::handle::OpenFile;
+use crate::ledger::{HandleRecord, Ledger};
 use crate::node::Node;
 use crate::order::{Mutex, rank};
 use crate::{HandleId, NodeId, OpError, Result};
 use acetate_layer::UpperLayer;
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 const SHARDS: usize = 16;
+
+/// Ids that were never used: of a block of those that the ledger has set aside, where there is one.
+struct Ids(parking_lot::Mutex<(u64, u64)>);
+
+impl Ids {
+    fn from(first: u64) -> Ids {
+        Ids(parking_lot::Mutex::new((first, 0)))
+    }
+
+    fn next(&self, more: impl FnOnce() -> (u64, u64)) -> u64 {
+        let (next, left) = &mut *self.0.lock();
+        if *left == 0 {
+            (*next, *left) = more();
+        }
+        (*next, *left) = (*next + 1, *left - 1);
+        *next - 1
+    }
+}
 
 fn shard(id: u64) -> usize {
     id as usize % SHARDS
@@ -31,7 +49,7 @@ type ByIndexName<L> = HashMap<Box<[u8]>, Weak<Node<L>>>;
 pub(crate) struct NodeTable<L: UpperLayer> {
     shards: [Mutex<HashMap<u64, Counted<L>>, { rank::LEAF }>; SHARDS],
     root: Option<Arc<Node<L>>>,
-    next: AtomicU64,
+    ids: Ids,
     /// Upper non-directories with several names, by real inode number: all names are one node.
     linked: Mutex<HashMap<u64, Weak<Node<L>>>, { rank::LEAF }>,
     /// Files that are or will be indexed, by their name in the index.
@@ -45,7 +63,7 @@ impl<L: UpperLayer> NodeTable<L> {
         NodeTable {
             shards: std::array::from_fn(|_| Mutex::new(HashMap::new())),
             root: None,
-            next: AtomicU64::new(NodeId::ROOT.0 + 1),
+            ids: Ids::from(NodeId::ROOT.0 + 1),
             linked: Mutex::new(HashMap::new()),
             shared: Mutex::new(HashMap::new()),
             lower_dirs: Mutex::new(HashMap::new()),
@@ -57,8 +75,8 @@ impl<L: UpperLayer> NodeTable<L> {
     }
 
     /// An id that was never used.
-    pub fn fresh_id(&self) -> NodeId {
-        NodeId(self.next.fetch_add(1, Ordering::Relaxed))
+    pub fn fresh_id(&self, ledger: Option<&Ledger>) -> NodeId {
+        NodeId(self.ids.next(|| ledger.map_or((NodeId::ROOT.0 + 1, u64::MAX), Ledger::node_ids)))
     }
 
     pub fn get(&self, id: NodeId) -> Option<Arc<Node<L>>> {
@@ -73,8 +91,31 @@ impl<L: UpperLayer> NodeTable<L> {
         if node.id == NodeId::ROOT {
             return;
         }
+        if let Some(record) = node.record.get() {
+            record.refer(1);
+        }
         let mut shard = self.shards[shard(node.id.0)].lock();
         shard.entry(node.id.0).or_insert_with(|| Counted { node: node.clone(), lookups: 0 }).lookups += 1;
+    }
+
+    /// Adds a node to which the kernel held so many references before, which are recorded already.
+    pub fn restore(&self, node: &Arc<Node<L>>, lookups: u64) {
+        let mut shard = self.shards[shard(node.id.0)].lock();
+        shard.entry(node.id.0).or_insert_with(|| Counted { node: node.clone(), lookups: 0 }).lookups +=
+            lookups;
+    }
+
+    /// All that the kernel knows, with their types.
+    pub fn all(&self) -> Vec<(NodeId, acetate_layer::Kind)> {
+        let all = self.shards.iter().flat_map(|shard| {
+            shard.lock().values().map(|counted| (counted.node.id, counted.node.kind)).collect::<Vec<_>>()
+        });
+        all.collect()
+    }
+
+    /// Whether there is a node of that id.
+    pub fn has(&self, id: NodeId) -> bool {
+        self.shards[shard(id.0)].lock().contains_key(&id.0)
     }
 
     /// Gives back references. Returns the node if the kernel holds none any more.
@@ -82,6 +123,9 @@ impl<L: UpperLayer> NodeTable<L> {
         let mut shard = self.shards[shard(id.0)].lock();
         let counted = shard.get_mut(&id.0)?;
         counted.lookups = counted.lookups.saturating_sub(count);
+        if let Some(record) = counted.node.record.get() {
+            record.forget(count);
+        }
         if counted.lookups > 0 {
             return None;
         }
@@ -158,18 +202,37 @@ fn conflicts<L: UpperLayer>(a: &Node<L>, b: &Node<L>) -> bool {
 /// Open files by id.
 pub(crate) struct HandleTable<L: UpperLayer> {
     shards: [Mutex<HashMap<u64, Arc<OpenFile<L>>>, { rank::LEAF }>; SHARDS],
-    next: AtomicU64,
+    ids: Ids,
+    /// Files that were open and could not be opened again. The kernel is still to close them.
+    buried: Mutex<HashMap<u64, HandleRecord>, { rank::LEAF }>,
 }
 
 impl<L: UpperLayer> HandleTable<L> {
     pub fn new() -> HandleTable<L> {
-        HandleTable { shards: std::array::from_fn(|_| Mutex::new(HashMap::new())), next: AtomicU64::new(1) }
+        HandleTable {
+            shards: std::array::from_fn(|_| Mutex::new(HashMap::new())),
+            ids: Ids::from(1),
+            buried: Mutex::new(HashMap::new()),
+        }
     }
 
-    pub fn add(&self, handle: OpenFile<L>) -> HandleId {
-        let id = self.next.fetch_add(1, Ordering::Relaxed);
-        self.shards[shard(id)].lock().insert(id, Arc::new(handle));
-        HandleId(id)
+    /// An id that was never used.
+    pub fn fresh_id(&self, ledger: Option<&Ledger>) -> HandleId {
+        HandleId(self.ids.next(|| ledger.map_or((1, u64::MAX), Ledger::handle_ids)))
+    }
+
+    pub fn insert(&self, id: HandleId, open: OpenFile<L>) {
+        self.shards[shard(id.0)].lock().insert(id.0, Arc::new(open));
+    }
+
+    /// Notes a file that cannot be opened again.
+    pub fn bury(&self, id: HandleId, record: HandleRecord) {
+        self.buried.lock().insert(id.0, record);
+    }
+
+    /// Whether it was such a file; it is none any more.
+    pub fn unearth(&self, id: HandleId) -> bool {
+        self.buried.lock().remove(&id.0).is_some()
     }
 
     pub fn get(&self, id: HandleId) -> Option<Arc<OpenFile<L>>> {

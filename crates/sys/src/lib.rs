@@ -9,6 +9,7 @@ pub mod fscontext;
 pub mod fuse;
 pub mod handle;
 pub mod ident;
+pub mod memory;
 pub mod mount;
 pub mod namespace;
 mod nr;

@@ -31,3 +31,4 @@ pub mod real;
 pub mod scenario;
 pub mod scratch;
 pub mod suites;
+pub mod takeover;

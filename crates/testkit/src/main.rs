@@ -5,7 +5,7 @@ mod cmd;
 use std::process::ExitCode;
 
 use acetate_testkit::lockstep::worker::serve_if_asked;
-use acetate_testkit::{cuts, kills, load, real, suites};
+use acetate_testkit::{cuts, kills, load, real, suites, takeover};
 use clap::Parser;
 
 /// Compare Acetate with the kernel's overlayfs and run other people's measures on it
@@ -19,6 +19,7 @@ enum Command {
     Matrix(cmd::matrix::Args),
     Real(real::cli::Args),
     Suites(suites::cli::Args),
+    Takeover(takeover::Args),
 }
 
 fn run() -> anyhow::Result<ExitCode> {
@@ -34,6 +35,7 @@ fn run() -> anyhow::Result<ExitCode> {
         Command::Matrix(args) => cmd::matrix::run(&args),
         Command::Real(args) => real::cli::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Suites(args) => suites::cli::run(&args).map(exit),
+        Command::Takeover(args) => takeover::run(&args).map(|()| ExitCode::SUCCESS),
     }
 }
 

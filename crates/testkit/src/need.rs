@@ -23,6 +23,8 @@ pub enum Need {
     Fuse,
     /// The kernel's own overlayfs.
     KernelOverlay,
+    /// A kernel that sends FUSE requests again (Linux 6.9).
+    Resend,
     /// Loop devices, for filesystems in image files.
     Loop,
     /// A program on the PATH or among the [`tool`]s.
@@ -42,6 +44,7 @@ impl Need {
             Self::Root => "root".into(),
             Self::Fuse => "fuse".into(),
             Self::KernelOverlay => "overlay".into(),
+            Self::Resend => "resend".into(),
             Self::Loop => "loop".into(),
             Self::Tool(_) => "tools".into(),
             Self::RootTree => "roottree".into(),
@@ -63,6 +66,7 @@ impl Need {
             Self::KernelOverlay => {
                 try_kernel_overlay().err().map(|error| format!("kernel overlayfs: {error:#}"))
             }
+            Self::Resend => (release() < (6, 9)).then(|| "the kernel is older than 6.9".into()),
             Self::Loop => (!Path::new("/dev/loop-control").exists()).then(|| "no /dev/loop-control".into()),
             Self::Tool(name) => tool(name).is_none().then(|| format!("no program {name}; run tests/install")),
             Self::RootTree => {
@@ -103,6 +107,14 @@ pub fn have(name: &str, needs: &[Need]) -> anyhow::Result<bool> {
         return Ok(false);
     }
     Ok(true)
+}
+
+/// The first two numbers of the kernel's release.
+fn release() -> (u32, u32) {
+    let name = rustix::system::uname();
+    let release = name.release().to_string_lossy();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|word| word.parse().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }
 
 fn try_kernel_overlay() -> anyhow::Result<()> {

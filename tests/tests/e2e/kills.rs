@@ -2,7 +2,11 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use acetate_testkit::kills::{Plan, cli::OPTIONS, run};
+use acetate_testkit::kills::{
+    Plan,
+    cli::{OPTIONS, kept},
+    run,
+};
 use acetate_testkit::need::{Need, have};
 use acetate_testkit::scratch::FsKind;
 use anyhow::{Result, ensure};
@@ -18,23 +22,37 @@ fn sweep(kills: bool, one_in: usize) -> Result<()> {
     }
     let seed = seed()?;
     for options in OPTIONS {
-        let plan = Plan {
-            options: options.into(),
-            fs: Some(FsKind::Tmpfs),
-            kills,
-            failures: !kills,
-            one_in,
-            seed,
-            only: String::new(),
-            jobs: 2,
-        };
-        let report = run(&plan)?;
-        println!("options {options:?}, seed {seed}: {report}");
-        ensure!(report.wrong.is_empty(), "options {options:?}, seed {seed}: {report}");
-        let done = report.kills + report.failures;
-        ensure!(report.operations > 50 && done > 4 * report.missed, "too little: {report}");
+        sweep_of(options.into(), kills, one_in, seed)?;
     }
     Ok(())
+}
+
+fn sweep_of(options: String, kills: bool, one_in: usize, seed: usize) -> Result<()> {
+    let plan = Plan {
+        options: options.clone(),
+        fs: Some(FsKind::Tmpfs),
+        kills,
+        failures: !kills,
+        one_in,
+        seed,
+        only: String::new(),
+        jobs: 2,
+    };
+    let report = run(&plan)?;
+    println!("options {options:?}, seed {seed}: {report}");
+    ensure!(report.wrong.is_empty(), "options {options:?}, seed {seed}: {report}");
+    let done = report.kills + report.failures;
+    ensure!(report.operations > 50 && done > 4 * report.missed, "too little: {report}");
+    Ok(())
+}
+
+#[test]
+fn killed_at_any_call_a_server_is_replaced_and_nobody_notices() -> Result<()> {
+    if !have("kills of kept mounts", &[Need::Root, Need::Fuse, Need::KernelOverlay, Need::Resend])? {
+        return Ok(());
+    }
+    let seed = seed()?;
+    OPTIONS.iter().try_for_each(|options| sweep_of(kept(options), true, 25, seed))
 }
 
 #[test]

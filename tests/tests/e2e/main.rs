@@ -37,6 +37,7 @@ mod run;
 mod space;
 mod store;
 mod suites;
+mod takeover;
 mod tools;
 mod tries;
 mod vm;

@@ -74,7 +74,7 @@ fn smoke(kernel: &'static str, step: usize) -> Result<Option<Value>> {
 #[test]
 fn linux_5_10_lacks_much_and_is_told_so() -> Result<()> {
     let Some(kernel) = smoke("5.10", 12)? else { return Ok(()) };
-    let missing = ["handle_killpriv_v2", "setxattr_ext", "passthrough", "no_export_support"];
+    let missing = ["handle_killpriv_v2", "setxattr_ext", "passthrough", "no_export_support", "has_resend"];
     ensure!(kernel == serde_json::json!({"protocol": "7.32", "missing": missing}), "{kernel}");
     Ok(())
 }
@@ -82,7 +82,7 @@ fn linux_5_10_lacks_much_and_is_told_so() -> Result<()> {
 #[test]
 fn linux_6_1_lacks_less() -> Result<()> {
     let Some(kernel) = smoke("6.1", 12)? else { return Ok(()) };
-    let missing = ["passthrough", "no_export_support"];
+    let missing = ["passthrough", "no_export_support", "has_resend"];
     ensure!(kernel["missing"] == serde_json::json!(missing), "{kernel}");
     Ok(())
 }

@@ -16,4 +16,5 @@ pub(crate) mod snapshotter;
 pub(crate) mod tour;
 pub(crate) mod tries;
 pub(crate) mod umount;
+pub(crate) mod upgrade;
 pub(crate) mod workspace;

@@ -49,6 +49,9 @@ struct Entry {
 #[derive(Serialize)]
 struct Daemon {
     pid: u32,
+    /// The process that starts the next daemon when this one ends; absent if there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    holder: Option<u32>,
     lower: Vec<String>,
     upper: Option<String>,
     work: Option<String>,
@@ -79,6 +82,7 @@ impl Daemon {
         let Found { record, .. } = found;
         Daemon {
             pid: record.pid,
+            holder: record.holder,
             lower: record.lower,
             upper: record.upper,
             work: record.work,
@@ -133,7 +137,10 @@ fn paragraph(entry: &Entry) -> String {
     match &entry.daemon {
         Some(daemon) => {
             // Writing to a String cannot fail.
-            let _infallible = writeln!(text, ", pid {})", daemon.pid);
+            let _infallible = match daemon.holder {
+                Some(holder) => writeln!(text, ", pid {}, holder {holder})", daemon.pid),
+                None => writeln!(text, ", pid {})", daemon.pid),
+            };
             layers(daemon, &mut text);
             if let Some(Agreed { protocol, missing }) = &daemon.kernel {
                 let without = if missing.is_empty() { "" } else { ", without " };

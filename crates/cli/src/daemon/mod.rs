@@ -4,6 +4,9 @@
 //! the terminal and serves. The parent waits for that word, so it returns when the mount can be used, or with the
 //! child's exit status after the child has printed why not.
 
+pub(crate) mod holder;
+mod inherit;
+mod keep;
 pub(crate) mod notify;
 mod privileges;
 mod serve;

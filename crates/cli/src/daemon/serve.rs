@@ -1,9 +1,11 @@
 //! Mounting and serving.
 
+use super::inherit::{Inherited, Known, Role};
+use super::keep::Holder;
 use super::status::Socket;
-use super::{READY, notify, privileges, signals};
+use super::{READY, holder, inherit, notify, privileges, signals};
 use crate::error::Failure;
-use crate::mount::{Opened, Plan, Request, prepare};
+use crate::mount::{Locks, Opened, Plan, Request, prepare, prepare_again};
 use crate::mountinfo;
 use crate::options::{Compat, LowerChanges, Options, RedirectDir, Switch, Uuid, Xino};
 use crate::out::{cause, exact, note, shown, warn};
@@ -17,6 +19,7 @@ use acetate_overlay::{Config, Durability, Index, Overlay, Redirects, Stack, Veri
 use rustix::fs::{Mode, OFlags};
 use std::collections::BTreeMap;
 use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -25,12 +28,13 @@ use std::sync::Arc;
 /// # Errors
 /// Why nothing was mounted; it is printed by the caller.
 pub(crate) fn serve_for_parent(request: &Request) -> Result<(), Failure> {
-    serve(request, |log| {
+    let ready = |log: Option<&Path>| {
         let mut stdout = std::io::stdout();
         // A parent that is gone waits for nothing.
         let _nobody_waits = stdout.write_all(&[READY]).and_then(|()| stdout.flush());
         detach(log);
-    })
+    };
+    serve_as(request, ready, detach)
 }
 
 /// Serves a mount until it is unmounted or a signal comes.
@@ -39,38 +43,49 @@ pub(crate) fn serve_for_parent(request: &Request) -> Result<(), Failure> {
 /// Why nothing was mounted, or why serving ended.
 pub(crate) fn serve_in_foreground(request: &Request) -> Result<(), Failure> {
     let target = request.target.clone();
-    serve(request, move |_| {
+    let ready = move |_: Option<&Path>| {
         note(format_args!("{}: mounted; Ctrl-C unmounts", shown(&target)));
         notify::ready(&format!("mounted at {}", shown(&target)));
-    })
+    };
+    serve_as(request, ready, |_| {})
 }
 
-/// `ready` is called once the mount can be used, with the path of the file that the daemon's words may go to.
-fn serve(request: &Request, ready: impl FnOnce(Option<&Path>)) -> Result<(), Failure> {
+/// Serves, or starts servers. `ready` is called once the mount can be used, with the path of the file that the daemon's
+/// words may go to, by the process that was asked to serve; `served` by a server that it has started.
+fn serve_as(
+    request: &Request,
+    ready: impl FnOnce(Option<&Path>),
+    served: impl FnOnce(Option<&Path>),
+) -> Result<(), Failure> {
+    let role = Role::of_this_process()?;
+    // What is started later has inherited where words go to.
+    let is_first = matches!(role, Role::First(_));
+    match role.holder().cloned() {
+        None if request.parsed.options.takeover == Some(Switch::On) => holder::hold(ready),
+        None => serve(request, role, ready),
+        Some(holder) => serve(request, role, move |log| {
+            let path = log.map_or(&b""[..], |log| log.as_os_str().as_bytes());
+            if let Err(error) = holder.ready(path) {
+                inherit::unavailable(&error);
+            }
+            if is_first {
+                served(log);
+            }
+        }),
+    }
+}
+
+fn serve(request: &Request, role: Role, ready: impl FnOnce(Option<&Path>)) -> Result<(), Failure> {
     acetate_sys::process::clear_umask();
     if let Err(errno) = acetate_sys::process::raise_nofile_limit() {
         warn(format_args!("limit of open files: {}", cause(errno)));
     }
-    let Plan { target, opened, locks } = prepare(request)?;
-    let options = &request.parsed.options;
-    let read_only = opened.upper.is_none() || opened.forced_read_only || options.flags.read_only();
-    let mut flags = options.flags.0;
-    flags.set(MountFlags::RDONLY, read_only);
-    let config = config(&opened, read_only)?;
-    let record = describe(request, &opened, &target.path);
-    identify(&opened, read_only)?;
-    let spec = MountSpec {
-        source: source(request),
-        flags,
-        allow_other: options.allow_other,
-        labels: labels(options),
+    let (started, opened, locks) = match role {
+        Role::Next(holder, inherited) => take_over(request, &holder, *inherited)?,
+        Role::First(holder) => mount(request, Some(&holder))?,
+        Role::Only => mount(request, None)?,
     };
-    signals::hold()?;
-    let connection = Connection::mount(&target.path, &spec).map_err(|error| refused(&error, request))?;
-    // From here on a failure has to take the mount back.
-    let device = device_at(&target.path);
-    let mounted = Mounted { device, point: target.path.clone(), keep: false };
-    let started = Started { connection, config, record, target: target.path, device };
+    let mounted = Mounted { device: started.device, point: started.target.clone(), keep: false };
     let Opened { upper, lowers, data, rules, archives, hidden_by_files, dialect, .. } = opened;
     // Let go of once the layers are.
     let _locks = locks;
@@ -98,6 +113,56 @@ fn serve(request: &Request, ready: impl FnOnce(Option<&Path>)) -> Result<(), Fai
     }
 }
 
+/// Whether nothing is changed through the mount.
+fn is_read_only(request: &Request, opened: &Opened) -> bool {
+    opened.upper.is_none() || opened.forced_read_only || request.parsed.options.flags.read_only()
+}
+
+/// Checks, opens and mounts. From then on whoever fails has to take the mount back.
+fn mount(request: &Request, holder: Option<&Holder>) -> Result<(Started, Opened, Locks), Failure> {
+    let Plan { target, opened, locks, layers } = prepare(request)?;
+    let options = &request.parsed.options;
+    let read_only = is_read_only(request, &opened);
+    let mut flags = options.flags.0;
+    flags.set(MountFlags::RDONLY, read_only);
+    let config = config(&opened, read_only)?;
+    let mut record = describe(request, &opened, &target.path);
+    identify(&opened, read_only)?;
+    let spec = MountSpec {
+        source: source(request),
+        flags,
+        allow_other: options.allow_other,
+        labels: labels(options),
+    };
+    signals::hold()?;
+    let connection = Connection::mount(&target.path, &spec).map_err(|error| refused(&error, request))?;
+    let device = device_at(&target.path);
+    device.inspect(|device| read_far_ahead(*device));
+    record.holder =
+        holder.and(rustix::process::getppid()).map(|pid| pid.as_raw_nonzero().get().cast_unsigned());
+    let ledger = holder.and_then(|holder| {
+        inherit::leave(holder, &connection, &target.path, &opened, (&locks, &layers), &record)
+    });
+    let known = ledger.map_or(Known::Nothing, |ledger| Known::Recorded(Box::new(ledger)));
+    Ok((Started { connection, config, record, target: target.path, device, known }, opened, locks))
+}
+
+/// Takes the place of a server that has ended.
+fn take_over(
+    request: &Request,
+    holder: &Holder,
+    inherited: Inherited,
+) -> Result<(Started, Opened, Locks), Failure> {
+    let Inherited { device: connection, target, record, locks, layers, memory, files } = inherited;
+    let device = device_at(&target);
+    signals::hold()?;
+    let opened = prepare_again(request, &layers)?;
+    let config = config(&opened, is_read_only(request, &opened))?;
+    let connection = Connection::from_device(connection);
+    let known = Known::before(holder, memory, files);
+    Ok((Started { connection, config, record, target, device, known }, opened, locks))
+}
+
 /// A mount that waits for its layers.
 struct Started {
     connection: Connection,
@@ -106,6 +171,7 @@ struct Started {
     target: PathBuf,
     /// Of the mount.
     device: Option<(u32, u32)>,
+    known: Known,
 }
 
 impl Started {
@@ -115,19 +181,20 @@ impl Started {
         stack: Stack<L>,
         ready: impl FnOnce(Option<&Path>),
     ) -> Result<Result<Ended, ServeError>, Failure> {
-        let Started { connection, config, mut record, target, device } = self;
+        let Started { connection, config, mut record, target, device, known } = self;
         let overlay = Overlay::new(stack, config, Box::new(connection.notifier()))
             .map_err(|error| {
                 Failure::errno(format_args!("put the layers together: {error}"), error.errno())
                     .hint("check that all layers can be read")
             })?
             .giving_up_when(connection.given_up());
+        let (overlay, connection) = known.give(overlay, connection)?;
         let left = privileges::shed();
         record.capabilities = left.capabilities;
         record.no_new_privs = left.no_new_privs;
         signals::listen(target, device)?;
         record.pid = std::process::id();
-        device.inspect(|device| read_far_ahead(*device));
+        record.version = env!("CARGO_PKG_VERSION").into();
         let kept = device.and_then(|device| keep_record(device, &record));
         let kept_record = kept.as_ref();
         let result = serve_connection(connection, &overlay, kept_record, |in_force| {

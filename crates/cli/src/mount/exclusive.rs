@@ -19,10 +19,20 @@ const LINGERING: Duration = Duration::from_secs(10);
 /// Locks on directories; given back on drop.
 #[derive(Debug, Default)]
 pub(crate) struct Locks {
-    _held: Vec<OwnedFd>,
+    held: Vec<OwnedFd>,
 }
 
 impl Locks {
+    /// Locks that another server of the same mount has taken.
+    pub(crate) fn inherited(held: Vec<OwnedFd>) -> Locks {
+        Locks { held }
+    }
+
+    /// The descriptors that hold them.
+    pub(crate) fn held(&self) -> &[OwnedFd] {
+        &self.held
+    }
+
     /// Takes the locks.
     ///
     /// # Errors
@@ -35,7 +45,7 @@ impl Locks {
                 return Err(in_use(place, &format!("by the kernel overlay at {point}")));
             }
         }
-        Ok(Locks { _held: held })
+        Ok(Locks { held })
     }
 }
 

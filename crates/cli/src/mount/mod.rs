@@ -24,6 +24,7 @@ use crate::options::{self, Mounter, Parsed, Role};
 use crate::out::warn;
 use place::Place;
 use std::ffi::OsString;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 /// What is to be mounted where.
@@ -48,6 +49,8 @@ pub(crate) struct Plan {
     pub(crate) opened: Opened,
     /// Keeps others from using the writable directories.
     pub(crate) locks: Locks,
+    /// References to the layers (`O_PATH`): the lower ones, the data-only ones, the upper layer, the work directory.
+    pub(crate) layers: Vec<OwnedFd>,
 }
 
 /// Checks everything, then opens and locks the layers and makes the staging directory.
@@ -94,8 +97,36 @@ fn prepare_at(request: &Request, target: Target) -> Result<Plan, Failure> {
             warn(warning);
         }
     }
-    let opened = stack::open(&lowers, &data, writable.as_ref(), options, resolved, mounter)?;
-    Ok(Plan { target, opened, locks })
+    let opened =
+        stack::open(&lowers, &data, writable.as_ref(), options, resolved, (mounter, stack::Use::First))?;
+    let writable = writable.into_iter().flat_map(|(upper, work)| [upper, work]);
+    let layers = lowers.into_iter().chain(data).chain(writable).map(|place| place.fd).collect();
+    Ok(Plan { target, opened, locks, layers })
+}
+
+/// Opens the layers that another server of the same mount has had open, checked and locked: `layers` are the
+/// [`Plan::layers`] of that.
+///
+/// # Errors
+/// A layer that cannot be opened any more.
+pub(crate) fn prepare_again(request: &Request, layers: &[OwnedFd]) -> Result<Opened, Failure> {
+    use std::os::fd::AsRawFd;
+    let options = &request.parsed.options;
+    let roles = options.lowers.iter().map(|_| Role::Lower).chain(options.data.iter().map(|_| Role::Data));
+    let roles = roles.chain(options.upper.iter().map(|_| Role::Upper));
+    let roles: Vec<Role> = roles.chain(options.work.iter().map(|_| Role::Work)).collect();
+    if roles.len() != layers.len() {
+        return Err(Failure::new("the layers of the last server are others", "mount again"));
+    }
+    let find =
+        |(role, fd): (Role, &OwnedFd)| Place::find(role, &format!("/proc/self/fd/{}", fd.as_raw_fd()).into());
+    let mut places: Vec<Place> = roles.into_iter().zip(layers).map(find).collect::<Result<_, _>>()?;
+    let mut rest = places.split_off(options.lowers.len());
+    let mut writable = rest.split_off(options.data.len()).into_iter();
+    let writable = writable.next().zip(writable.next());
+    let mounter = mounter();
+    let resolved = options::resolve(options, mounter)?;
+    stack::open(&places, &rest, writable.as_ref(), options, resolved, (mounter, stack::Use::Again))
 }
 
 /// Locks the writable directories of a stack, so that they can be changed without a mount.

@@ -74,6 +74,15 @@ pub(crate) struct Opened {
     pub(crate) layers: Vec<LayerRecord>,
 }
 
+/// Which server of a mount opens the layers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Use {
+    /// The one that makes it.
+    First,
+    /// One that takes it over.
+    Again,
+}
+
 /// Opens the layers, prepares the work directory and finds out what can be stored.
 ///
 /// # Errors
@@ -84,7 +93,7 @@ pub(super) fn open(
     writable: Option<&(Place, Place)>,
     given: &Options,
     resolved: Resolved,
-    mounter: Mounter,
+    (mounter, by): (Mounter, Use),
 ) -> Result<Opened, Failure> {
     let (places, data_places) = (lowers, data);
     let open = |places: &[Place]| {
@@ -140,7 +149,7 @@ pub(super) fn open(
         refuse_extended(place, layer)?;
     }
     if let Some((upper, work)) = writable {
-        open_writable(&mut opened, upper, work, wanted, resolved)?;
+        open_writable(&mut opened, upper, work, wanted, (resolved, by))?;
     }
     let surveyor = Surveyor::new(mounter, opened.upper_features.zip(Some(opened.whiteouts)));
     let upper = writable.map(|(upper, _)| upper).zip(opened.upper.as_ref());
@@ -155,7 +164,7 @@ fn open_writable(
     upper: &Place,
     work: &Place,
     wanted: Option<Dialect>,
-    resolved: Resolved,
+    (resolved, by): (Resolved, Use),
 ) -> Result<(), Failure> {
     let mut layer = DirLayer::open_upper(&upper.path).map_err(|errno| refused(upper, errno))?;
     let workdir = layer.open_workdir(&work.path).map_err(|errno| refused(work, errno))?;
@@ -164,7 +173,12 @@ fn open_writable(
     if !resolved.extended {
         refuse_extended(upper, &layer)?;
     }
-    let known: &[&[u8]] = if resolved.extended { &[EXTENDED] } else { &[] };
+    let known: &[&[u8]] = match (resolved.extended, by) {
+        (true, Use::First) => &[EXTENDED],
+        (false, Use::First) => &[],
+        // The mount is the same one still.
+        (_, Use::Again) => &[EXTENDED, work::VOLATILE],
+    };
     match work::prepare(&layer, &workdir, staging_mode(), known) {
         Ok(dir) => layer.set_work(dir),
         Err(PrepareError::Incompatible) => return Err(incompatible(work)),
@@ -220,7 +234,9 @@ fn open_writable(
         layer.set_work(index);
     }
     opened.upper = Some(layer);
-    tell_choice(opened, wanted, upper);
+    if by == Use::First {
+        tell_choice(opened, wanted, upper);
+    }
     Ok(())
 }
 

@@ -29,6 +29,7 @@ impl Options {
             word("fsync", self.fsync, Fsync::ALL),
             word("compat", self.compat, Compat::ALL),
             word("lower", self.lower, LowerChanges::ALL),
+            word("takeover", self.takeover, Switch::ALL),
         ];
         words.extend(choices.into_iter().flatten());
         words.extend(self.owners.words());

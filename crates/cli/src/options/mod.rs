@@ -163,6 +163,8 @@ pub(crate) struct Options {
     pub(crate) compat: Option<Compat>,
     /// `lower=`
     pub(crate) lower: Option<LowerChanges>,
+    /// `takeover=`: the mount outlives its server.
+    pub(crate) takeover: Option<Switch>,
     /// `userxattr`
     pub(crate) userxattr: bool,
     /// Who is shown as the owner of what.

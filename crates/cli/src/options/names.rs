@@ -125,6 +125,7 @@ pub(super) const VALUED: &[&str] = &[
     "fsync",
     "compat",
     "lower",
+    "takeover",
     "fsname",
     "uidmapping",
     "gidmapping",

@@ -166,6 +166,7 @@ impl Parser {
             "verity" => options.verity = Some(choose(option, value, super::Verity::ALL)?),
             "fsync" => options.fsync = Some(choose(option, value, Fsync::ALL)?),
             "lower" => options.lower = Some(choose(option, value, super::LowerChanges::ALL)?),
+            "takeover" => options.takeover = Some(choose(option, value, super::Switch::ALL)?),
             "compat" => options.compat = Some(choose(option, value, super::Compat::ALL)?),
             "uidmapping" | "gidmapping" => {
                 let owners = &mut options.owners;

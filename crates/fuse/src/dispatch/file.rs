@@ -26,6 +26,9 @@ pub(super) fn answer<L: UpperLayer>(
     call: &Call<'_>,
     reply: &mut Reply,
 ) -> Result<(), Failure> {
+    if opened_before(overlay, files, call, reply)? {
+        return Ok(());
+    }
     match call.request {
         Request::Open { flags, open_flags } => {
             let flags = how(flags, open_flags, call.header.gid);
@@ -55,8 +58,9 @@ pub(super) fn answer<L: UpperLayer>(
             reply.size_out(wrote as u32);
         }
         Request::Release { handle, flags } => {
-            files.released(call.node(), access(flags));
-            overlay.release(HandleId(handle));
+            if overlay.release(HandleId(handle)) {
+                files.released(call.node(), access(flags));
+            }
         }
         Request::Fsync { handle, data_only } => overlay.fsync(HandleId(handle), data_only)?,
         Request::Fallocate { handle, offset, len, mode } => {
@@ -79,6 +83,28 @@ pub(super) fn answer<L: UpperLayer>(
         _ => return Err(Failure::Internal),
     }
     Ok(())
+}
+
+/// Answers with what an earlier server has opened for the same request, if it got that far.
+fn opened_before<L: UpperLayer>(
+    overlay: &Overlay<L>,
+    files: &Files<'_>,
+    call: &Call<'_>,
+    reply: &mut Reply,
+) -> Result<bool, Failure> {
+    let creates = match call.request {
+        Request::Open { .. } => false,
+        Request::Create(_) | Request::TmpFile(_) => true,
+        _ => return Ok(false),
+    };
+    let Some((before, io)) = files.before(overlay) else {
+        return Ok(false);
+    };
+    if creates {
+        reply.entry_out(&overlay.entry(before.node)?, files.valid(before.node));
+    }
+    put_open(reply, before.handle, io);
+    Ok(true)
 }
 
 fn put_created<L: UpperLayer>(

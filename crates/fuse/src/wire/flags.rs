@@ -37,3 +37,7 @@ pub(crate) const FOPEN_PASSTHROUGH: u32 = 1 << 7;
 
 /// `notify_code`: attributes (and pages) of a node are no longer valid.
 pub(crate) const NOTIFY_INVAL_INODE: i32 = 2;
+/// `notify_code`: what was read and not answered is to come again.
+pub(crate) const NOTIFY_RESEND: i32 = 7;
+/// The bit of a request's number that says that it comes again (`FUSE_UNIQUE_RESEND`).
+pub(crate) const UNIQUE_RESEND: u64 = 1 << 63;

@@ -111,6 +111,10 @@ impl Layer for DirLayer {
         (self.role != Role::Lower).then(|| file.as_fd())
     }
 
+    fn reopen(&self, fd: OwnedFd) -> Option<File> {
+        Some(File { fd, access: None })
+    }
+
     fn hold(&self, dir: &Dir, name: &[u8]) -> Result<File> {
         let name = Name::component(name)?;
         let fd = open_below(dir.descriptor()?.as_fd(), name.as_c_str(), OFlags::PATH, Mode::empty())?;

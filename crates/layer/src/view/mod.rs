@@ -20,7 +20,7 @@ use crate::mark::{Dialect, Digest, Mark};
 use crate::{Access, At, Errno, FsId, Handle, Kind, Layer, RawEntry, Rdev, Result, Seek, Stat, StatFs, acl};
 use oci::Meaning;
 use std::collections::HashSet;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 /// The value of an opaque mark.
@@ -322,6 +322,10 @@ impl<L: Layer> Layer for View<L> {
     fn descriptor<'a>(&self, file: &'a L::File) -> Option<BorrowedFd<'a>> {
         // A write that this layer does not see takes set-id bits from the file, not from its record.
         if self.rules.records.is_some() { None } else { self.inner.descriptor(file) }
+    }
+
+    fn reopen(&self, file: OwnedFd) -> Option<L::File> {
+        self.inner.reopen(file)
     }
 
     fn hold(&self, dir: &L::Dir, name: &[u8]) -> Result<L::File> {

@@ -58,6 +58,9 @@ impl<L: UpperLayer> Overlay<L> {
             set.kill_set_ids = Some(self.stat(&node)?.gid);
         }
         let result = self.apply(upper, &node, handle, &set, empties, nothing);
+        if lost_capabilities && let Some(record) = node.record.get() {
+            record.set(crate::ledger::flag::LOST_CAPABILITIES, false);
+        }
         if copied && result.is_err() {
             (self.changed)(node.id, Changed::Attributes);
         }

@@ -6,11 +6,12 @@
 
 use crate::error::{OpError, Result, Step};
 use crate::handle::{OpenFile, RealFile};
+use crate::ledger::{self, Intent};
 use crate::node::{Node, Place, Real, State};
 use crate::protect::{self, Change};
 use crate::{Attr, Caller, Entry, HandleId, NodeId, OpenFlags, Overlay};
 use acetate_layer::mark::Mark;
-use acetate_layer::{At, Errno, Kind, Owner, Rdev, SetXattr, UpperLayer, acl};
+use acetate_layer::{Access, At, Errno, Kind, Owner, Rdev, SetXattr, UpperLayer, acl};
 use std::sync::Arc;
 
 const STEP: &str = "create an object";
@@ -58,7 +59,7 @@ impl<L: UpperLayer> Overlay<L> {
             None => return Err(OpError::Stale),
         };
         let real = RealFile { file: Arc::new(file), lower: None };
-        let handle = self.handles.add(OpenFile::new(node.clone(), flags, real));
+        let handle = self.add_handle(OpenFile::new(node.clone(), flags, real));
         self.nodes.refer(&node);
         Ok((Entry { node: node.id, attr }, handle))
     }
@@ -87,9 +88,10 @@ impl<L: UpperLayer> Overlay<L> {
         let stat = upper.stat(At::Open(file.as_ref())).step(STEP)?;
         let mut state = State::new(self.inodes.upper(stat.ino));
         state.upper = Some(Real::Held(file.clone()));
-        let node = Arc::new(Node::new(self.nodes.fresh_id(), Kind::File, state));
-        let real = RealFile { file, lower: None };
-        let handle = self.handles.add(OpenFile::new(node.clone(), flags, real));
+        let node = self.new_node(Kind::File, state);
+        let real = RealFile { file: file.clone(), lower: None };
+        let handle = self.add_handle(OpenFile::new(node.clone(), flags, real));
+        self.keep_reachable(&node, Some(&file));
         self.nodes.refer(&node);
         Ok((Entry { node: node.id, attr: self.attr_of(&node, &stat) }, handle))
     }
@@ -154,6 +156,9 @@ impl<L: UpperLayer> Overlay<L> {
         let dir = self.dir(parent)?;
         let upper = self.upper()?;
         let _names = dir.as_dir()?.ns.write();
+        if self.is_done(ledger::Change::Make) {
+            return self.made_before(&dir, name, what);
+        }
         protect::check(&dir, Change::AddEntry)?;
         if self.is_taken(&dir, name)? {
             return Err(OpError::Exists);
@@ -167,6 +172,7 @@ impl<L: UpperLayer> Overlay<L> {
             let state = dir.state.read();
             state.upper.as_ref().and_then(Real::dir).cloned().ok_or(OpError::Stale)?
         };
+        self.intend(&Intent::at(ledger::Change::Make, dir.id, name, None));
         let file = match self.make_at(upper, &real_dir, name, what, mode, owner(caller)) {
             Err(Errno::EXIST) => {
                 if self.upper_slot(&real_dir, name)? != crate::op::lookup::Slot::Whiteout {
@@ -185,6 +191,20 @@ impl<L: UpperLayer> Overlay<L> {
         // Record.
         let (node, attr) = self.record_new(upper, &dir, &real_dir, name, file.as_ref())?;
         dir.forget_listing();
+        Ok((node, attr, file))
+    }
+
+    /// What the last server has made for the same request.
+    fn made_before(&self, dir: &Arc<Node<L>>, name: &[u8], what: What<'_>) -> Result<Made<L>> {
+        let (node, attr) = self.child_with_attr(dir, name, None)?.ok_or(OpError::Stale)?;
+        let file = match what {
+            What::File => {
+                let state = node.state.read();
+                let at = state.upper.as_ref().ok_or(OpError::Stale)?.at();
+                Some(self.upper()?.open_file(at, Access::ReadWrite).step("open the new file again")?)
+            }
+            _ => None,
+        };
         Ok((node, attr, file))
     }
 
@@ -306,7 +326,8 @@ impl<L: UpperLayer> Overlay<L> {
         } else {
             Real::Named(real_dir.clone(), name.into())
         });
-        let node = Arc::new(Node::new(self.nodes.fresh_id(), kind, state));
+        let node = self.new_node(kind, state);
+        self.settle(&node);
         dir.set_child(name, &node);
         let attr = self.attr_of(&node, &stat);
         Ok((node, attr))

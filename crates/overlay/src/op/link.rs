@@ -2,6 +2,7 @@
 
 use crate::copyup::Data;
 use crate::error::{OpError, Result, Step};
+use crate::ledger::{self, Intent};
 use crate::node::{Place, Real};
 use crate::op::lookup::Slot;
 use crate::protect::{self, Change};
@@ -25,6 +26,11 @@ impl<L: UpperLayer> Overlay<L> {
             return Err(OpError::NotPermitted);
         }
         let _names = dir.as_dir()?.ns.write();
+        if self.is_done(ledger::Change::Link) {
+            let (node, attr) = self.child_with_attr(&dir, name, None)?.ok_or(OpError::Stale)?;
+            self.nodes.refer(&node);
+            return Ok(Entry { node: node.id, attr });
+        }
         protect::check(&dir, Change::AddEntry)?;
         protect::check(&node, Change::Name)?;
         if self.child(&dir, name)?.is_some() {
@@ -52,6 +58,10 @@ impl<L: UpperLayer> Overlay<L> {
         }
         self.store_links(upper, &node.state.read())?;
         // Act.
+        self.intend(&Intent::at(ledger::Change::Link, dir.id, name, Some(node.id)));
+        if let Some(record) = node.record.get() {
+            record.set(ledger::flag::MANY_NAMES, true);
+        }
         let mut state = node.state.write();
         let source = state.upper.as_ref().ok_or(OpError::Stale)?;
         match upper.link(source.at(), &real_dir, name) {
@@ -73,6 +83,7 @@ impl<L: UpperLayer> Overlay<L> {
         if matches!(state.upper, Some(Real::Held(_))) {
             state.upper = Some(Real::Named(real_dir, name.into()));
         }
+        node.record_places(&state);
         dir.set_child(name, &node);
         dir.forget_listing();
         let stat = self.stat_state(&state)?;

@@ -25,6 +25,11 @@ impl<L: UpperLayer> Overlay<L> {
 
     /// Gives back `count` references to a node.
     pub fn forget(&self, node: NodeId, count: u64) {
+        if let Some(ledger) = &self.ledger
+            && !self.nodes.has(node)
+        {
+            ledger.forget_lost(node, count);
+        }
         if let Some(node) = self.nodes.forget(node, count) {
             self.release_node(node);
         }
@@ -60,6 +65,7 @@ impl<L: UpperLayer> Overlay<L> {
         hint: Option<(usize, u64)>,
     ) -> Result<Option<(Arc<Node<L>>, Attr)>> {
         let part = dir.as_dir()?;
+        let _reviving = self.ledger.as_ref().and_then(|ledger| ledger.reviving(dir.id, name));
         loop {
             if let Some(node) = dir.child(name) {
                 if !self.config.lower_changes || self.is_current(dir, name, &node)? {
@@ -113,33 +119,43 @@ impl<L: UpperLayer> Overlay<L> {
             let mut state = node.state.write();
             if !state.places.iter().any(|place| place.is(dir, name)) {
                 state.places.push(Place { parent: dir.clone(), name: name.into(), in_upper: true });
+                node.record_places(&state);
             }
             drop(state);
             dir.set_child(name, &node);
             return Ok(Some(node));
         }
         let (kind, lower_dir, ino) = (found.stat.kind, found.lower_dir, found.stat.ino);
-        let node = Arc::new(Node::new(self.nodes.fresh_id(), kind, state_of(dir, name, found)));
+        let node = self.make_node(dir, name, kind, state_of(dir, name, found));
         if let Some(key) = lower_dir {
             self.nodes.claim_lower_dir(key, &node)?;
         }
         if linked && let Some(other) = self.nodes.set_linked(ino, &node) {
             // Two names of one file were looked up at once.
-            other.state.write().places.push(Place { parent: dir.clone(), name: name.into(), in_upper: true });
+            let mut state = other.state.write();
+            state.places.push(Place { parent: dir.clone(), name: name.into(), in_upper: true });
+            other.record_places(&state);
+            drop(state);
             dir.set_child(name, &other);
             return Ok(Some(other));
         }
         // Two lookups of one name may race: the first one to get here wins.
         let part = dir.as_dir()?;
-        let children = &mut *part.children.lock();
-        if let Some(other) = children.get(name).and_then(std::sync::Weak::upgrade) {
-            return Ok(Some(other));
+        {
+            let children = &mut *part.children.lock();
+            if let Some(other) = children.get(name).and_then(std::sync::Weak::upgrade) {
+                return Ok(Some(other));
+            }
+            // Whoever was copied up since, and is forgotten by now, has counted a change before.
+            if part.listing.lock().changes != changes {
+                return Ok(None);
+            }
+            children.insert(name.into(), Arc::downgrade(&node));
         }
-        // Whoever was copied up since, and is forgotten by now, has counted a change before.
-        if part.listing.lock().changes != changes {
-            return Ok(None);
+        self.settle(&node);
+        if linked && let Some(record) = node.record.get() {
+            record.set(crate::ledger::flag::MANY_NAMES, true);
         }
-        children.insert(name.into(), Arc::downgrade(&node));
         Ok(Some(node))
     }
 
@@ -154,9 +170,11 @@ impl<L: UpperLayer> Overlay<L> {
     ) -> Result<Arc<Node<L>>> {
         let in_upper = found.in_upper;
         let kind = found.stat.kind;
-        let node = self
-            .nodes
-            .shared(key, || Arc::new(Node::new(self.nodes.fresh_id(), kind, state_of(dir, name, found))));
+        let node = self.nodes.shared(key, || self.make_node(dir, name, kind, state_of(dir, name, found)));
+        self.settle(&node);
+        if let Some(record) = node.record.get() {
+            record.set(crate::ledger::flag::MANY_NAMES, true);
+        }
         let mut state = node.state.write();
         let known = state.places.iter().position(|place| place.is(dir, name));
         let place = match known {
@@ -164,6 +182,7 @@ impl<L: UpperLayer> Overlay<L> {
             None => Place { parent: dir.clone(), name: name.into(), in_upper },
         };
         state.places.push(place);
+        node.record_places(&state);
         drop(state);
         dir.set_child(name, &node);
         Ok(node)

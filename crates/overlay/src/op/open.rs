@@ -19,7 +19,7 @@ impl<L: UpperLayer> Overlay<L> {
     pub fn open(&self, node: NodeId, flags: OpenFlags) -> Result<HandleId> {
         let node = self.node(node)?;
         let handle = self.open_node(&node, flags)?;
-        Ok(self.handles.add(handle))
+        Ok(self.add_handle(handle))
     }
 
     fn open_node(&self, node: &Arc<Node<L>>, flags: OpenFlags) -> Result<OpenFile<L>> {
@@ -54,10 +54,10 @@ impl<L: UpperLayer> Overlay<L> {
         Ok(OpenFile::new(node.clone(), flags, real))
     }
 
-    /// Closes a file. Unknown handles are ignored: nobody waits for an answer.
-    pub fn release(&self, handle: HandleId) {
-        let Some(handle) = self.handles.remove(handle) else {
-            return;
+    /// Closes a file. Unknown handles are ignored: nobody waits for an answer. Returns whether it was known.
+    pub fn release(&self, id: HandleId) -> bool {
+        let Some(handle) = self.handles.remove(id) else {
+            return self.handles.unearth(id);
         };
         let node = handle.node.clone();
         drop(handle);
@@ -65,5 +65,6 @@ impl<L: UpperLayer> Overlay<L> {
             self.kept.closed(node.id);
         }
         self.release_node(node);
+        true
     }
 }

@@ -1,6 +1,6 @@
 //! readdir, with and without attributes.
 
-use crate::error::Result;
+use crate::error::{OpError, Result};
 use crate::listing::{ListEntry, Listing};
 use crate::node::Node;
 use crate::{Attr, Changed, DirItem, Entry, Index, NodeId, Overlay, Room};
@@ -61,6 +61,10 @@ impl<L: UpperLayer> Overlay<L> {
             return Ok(());
         }
         let from = offset.saturating_sub(FIRST_ENTRY);
+        if from > 0 && from < listing.base {
+            // Whoever has seen it all has come to the end.
+            return if from + 1 == listing.base { Ok(()) } else { Err(OpError::Stale) };
+        }
         let first = listing.entries.partition_point(|entry| entry.position < from);
         for entry in &listing.entries[first..] {
             if entry.hidden {

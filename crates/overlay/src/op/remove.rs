@@ -5,6 +5,7 @@
 
 use crate::copyup::Data;
 use crate::error::{OpError, Result, Step};
+use crate::ledger::{self, Intent};
 use crate::node::{Node, Real};
 use crate::protect::{self, Change};
 use crate::{NodeId, Overlay};
@@ -21,6 +22,9 @@ impl<L: UpperLayer> Overlay<L> {
         let dir = self.dir(parent)?;
         let upper = self.upper()?;
         let _names = dir.as_dir()?.ns.write();
+        if self.is_done(ledger::Change::Remove) {
+            return Ok(());
+        }
         let victim = self.child(&dir, name)?.ok_or(OpError::NotFound)?;
         if victim.kind == Kind::Dir {
             return Err(OpError::IsDir);
@@ -33,7 +37,9 @@ impl<L: UpperLayer> Overlay<L> {
         self.before_losing_name(&victim, &dir, name)?;
         let real_dir = real_dir(&dir)?;
         let held = self.hold(upper, &victim, &dir, name)?;
+        self.keep_reachable(&victim, held.as_ref());
         // Act.
+        self.intend(&Intent::at(ledger::Change::Remove, dir.id, name, Some(victim.id)));
         let mut state = victim.state.write();
         if covered {
             self.cover(upper, &real_dir, name, state.upper.is_some())?;
@@ -42,6 +48,7 @@ impl<L: UpperLayer> Overlay<L> {
         }
         // Record.
         state.lose_place(&dir, name, held);
+        victim.record_places(&state);
         self.after_losing_name(upper, &victim, &mut state);
         drop(state);
         dir.remove_child(name);
@@ -59,6 +66,9 @@ impl<L: UpperLayer> Overlay<L> {
         let dir = self.dir(parent)?;
         let upper = self.upper()?;
         let _names = dir.as_dir()?.ns.write();
+        if self.is_done(ledger::Change::Remove) {
+            return Ok(());
+        }
         let victim = self.child(&dir, name)?.ok_or(OpError::NotFound)?;
         let _no_new_entries = victim.as_dir()?.ns.write();
         protect::check(&dir, Change::RemoveEntry)?;
@@ -70,6 +80,7 @@ impl<L: UpperLayer> Overlay<L> {
         self.before_losing_name(&victim, &dir, name)?;
         let real_dir = real_dir(&dir)?;
         // Act.
+        self.intend(&Intent::at(ledger::Change::Remove, dir.id, name, Some(victim.id)));
         let mut state = victim.state.write();
         let in_upper = state.upper.is_some();
         if covered && in_upper {
@@ -88,6 +99,7 @@ impl<L: UpperLayer> Overlay<L> {
         }
         // Record.
         state.lose_place(&dir, name, None);
+        victim.record_places(&state);
         self.after_losing_name(upper, &victim, &mut state);
         drop(state);
         dir.remove_child(name);

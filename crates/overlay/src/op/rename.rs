@@ -5,6 +5,7 @@
 
 use crate::copyup::Data;
 use crate::error::{OpError, Result, Step};
+use crate::ledger::{self, Intent};
 use crate::node::{Node, Place, Real, State};
 use crate::op::lookup::Slot;
 use crate::op::remove::real_dir;
@@ -59,6 +60,10 @@ impl<L: UpperLayer> Overlay<L> {
 
     fn rename_locked(&self, old: &Side<'_, L>, new: &Side<'_, L>, kind: RenameKind) -> Result<()> {
         let exchange = kind == RenameKind::Exchange;
+        let change = if exchange { ledger::Change::Exchange } else { ledger::Change::Rename };
+        if self.is_done(change) {
+            return Ok(());
+        }
         let source = self.child(old.dir, old.name)?.ok_or(OpError::NotFound)?;
         let target = self.child(new.dir, new.name)?;
         // Two names of one object: nothing happens (rename(2)).
@@ -95,7 +100,18 @@ impl<L: UpperLayer> Overlay<L> {
             Some(node) if node.kind != Kind::Dir => self.hold(upper, node, new.dir, new.name)?,
             _ => None,
         };
+        if let Some(node) = overwritten {
+            self.keep_reachable(node, held.as_ref());
+        }
         // Act.
+        self.intend(&Intent {
+            change,
+            place: (old.dir.id, old.name),
+            new_place: (new.dir.id, new.name),
+            node: Some(source.id),
+            other: target.as_ref().map(|node| node.id),
+            ino: if exchange && self.ledger.is_some() { self.upper_ino(&source)? } else { 0 },
+        });
         if exchange {
             let target = target.as_ref().ok_or(OpError::NotFound)?;
             let exchanged = self.act_exchange(old, new, &source, target);
@@ -107,10 +123,12 @@ impl<L: UpperLayer> Overlay<L> {
         // Record.
         if let Some(mut state) = victim_state {
             state.lose_place(new.dir, new.name, held);
+            overwritten.iter().for_each(|node| node.record_places(&state));
             if let Some(node) = overwritten {
                 self.after_losing_name(upper, node, &mut state);
             }
         }
+        source.record_places(&source_state);
         drop(source_state);
         if let Some(node) = overwritten {
             node.forget_listing();
@@ -280,8 +298,10 @@ impl<L: UpperLayer> Overlay<L> {
             .rename((&from, old.name), (&to, new.name), Rename::Exchange)
             .step("exchange two names in upper")?;
         source_state.move_place(old.dir, old.name, place_of(new), to);
+        source.record_places(&source_state);
         if let Some(mut state) = target_state {
             state.move_place(new.dir, new.name, place_of(old), from);
+            target.record_places(&state);
         }
         drop(source_state);
         new.dir.set_child(new.name, source);

@@ -3,10 +3,11 @@
 use super::tell::Told;
 use crate::copyup::Data;
 use crate::error::{OpError, Result, Step};
+use crate::ledger::{self, Before, Intent};
 use crate::node::Node;
 use crate::protect::{self, Change};
 use crate::{Caller, NodeId, Overlay};
-use acetate_layer::{Errno, Kind, SetXattr, UpperLayer, acl, mark};
+use acetate_layer::{At, Errno, Kind, SetXattr, UpperLayer, acl, mark};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -86,6 +87,7 @@ impl<L: UpperLayer> Overlay<L> {
         self.copy_up(&node, Data::Below)?;
         let state = node.state.read();
         let at = state.upper.as_ref().ok_or(OpError::Stale)?.at();
+        let how = self.how_to_set(upper, node.id, at, &disk, how)?;
         upper.set_xattr(at, &disk, value, how).step("set an xattr")?;
         if clear_set_gid {
             let mode = upper.stat(at).step("stat the upper object")?.mode;
@@ -114,6 +116,10 @@ impl<L: UpperLayer> Overlay<L> {
             return Ok(());
         }
         // In upper the filesystem decides: removing a missing ACL succeeds.
+        let before = self.before(ledger::Change::RemoveXattr);
+        if before == Before::Done {
+            return Ok(());
+        }
         if !node.in_upper() && self.read_xattr(&node, name)?.is_none() {
             return Err(OpError::Layer { step: STEP, errno: Errno::NODATA });
         }
@@ -121,13 +127,49 @@ impl<L: UpperLayer> Overlay<L> {
         self.copy_up(&node, Data::Below)?;
         let state = node.state.read();
         let at = state.upper.as_ref().ok_or(OpError::Stale)?.at();
-        upper.remove_xattr(at, &disk).step("remove an xattr")?;
+        if self.ledger.is_some()
+            && before == Before::Nothing
+            && upper.get_xattr(at, &disk).step(STEP)?.is_some()
+        {
+            self.intend(&Intent::at(ledger::Change::RemoveXattr, node.id, b"", None));
+        }
+        match upper.remove_xattr(at, &disk) {
+            // It was there, and the last server has removed it.
+            Err(Errno::NODATA) if before == Before::Checked => {}
+            other => other.step("remove an xattr")?,
+        }
         if name == b"security.capability" {
             node.lost_capabilities.store(true, Ordering::Release);
+            node.record
+                .get()
+                .into_iter()
+                .for_each(|record| record.set(ledger::flag::LOST_CAPABILITIES, true));
         }
         drop(state);
         self.xattr_changed(&node, name);
         Ok(())
+    }
+
+    /// How an attribute is to be set: one that must not be there was looked for by an earlier server, if it was sent the
+    /// same request.
+    fn how_to_set(
+        &self,
+        upper: &L,
+        node: NodeId,
+        at: At<'_, L>,
+        disk: &[u8],
+        how: SetXattr,
+    ) -> Result<SetXattr> {
+        if self.ledger.is_none() || how != SetXattr::Create {
+            return Ok(how);
+        }
+        if self.before(ledger::Change::SetXattr) != Before::Nothing {
+            return Ok(SetXattr::Any);
+        }
+        if upper.get_xattr(at, disk).step(STEP)?.is_none() {
+            self.intend(&Intent::at(ledger::Change::SetXattr, node, b"", None));
+        }
+        Ok(how)
     }
 
     fn xattr_changed(&self, node: &Arc<Node<L>>, name: &[u8]) {

@@ -35,6 +35,9 @@ pub struct Args {
     /// Only kills
     #[arg(long, conflicts_with = "failures")]
     pub kills: bool,
+    /// Only kills, of mounts that outlive their servers (takeover=on): whoever uses them must not notice
+    #[arg(long, conflicts_with = "failures")]
+    pub kept: bool,
     /// Only failures
     #[arg(long)]
     pub failures: bool,
@@ -55,6 +58,12 @@ pub struct Args {
 /// The options that each bring other steps.
 pub const OPTIONS: [&str; 4] = ["", "redirect_dir=on", "metacopy=on,index=on", "nfs_export=on"];
 
+/// The options of a mount that outlives its server.
+pub fn kept(options: &str) -> String {
+    let words = [options, super::KEPT];
+    words.into_iter().filter(|word| !word.is_empty()).collect::<Vec<_>>().join(",")
+}
+
 /// Runs it and prints the results; `false` if something is wrong.
 ///
 /// # Errors
@@ -65,7 +74,7 @@ pub fn run(args: &Args) -> anyhow::Result<bool> {
     let mut good = true;
     for options in sets {
         let plan = Plan {
-            options: options.to_owned(),
+            options: if args.kept { kept(options) } else { options.to_owned() },
             fs: match args.fs {
                 Fs::Dir => None,
                 Fs::Tmpfs => Some(FsKind::Tmpfs),
@@ -74,7 +83,7 @@ pub fn run(args: &Args) -> anyhow::Result<bool> {
                 Fs::Btrfs => Some(FsKind::Btrfs),
             },
             kills: !args.failures,
-            failures: !args.kills,
+            failures: !args.kills && !args.kept,
             one_in: args.one_in,
             seed: args.seed,
             only: args.only.clone(),

@@ -4,6 +4,8 @@
 //! fresh layers: the server is killed when it is about to make the call (which is also just after the one before), or the
 //! call fails. After that the tree has to be the old or the new one, for the kernel's overlayfs as for a new mount of ours,
 //! nothing may be left in the work directory, and the operation can be done, or done again.
+//!
+//! With `takeover=on` a killed server is replaced, and nobody may notice: the operation succeeds and the tree is the new one.
 
 pub mod cli;
 mod operations;
@@ -29,6 +31,11 @@ use stage::{Server, Stage, View, view};
 pub const ERRNOS: [Errno; 5] = [Errno::NOSPC, Errno::DQUOT, Errno::IO, Errno::MFILE, Errno::STALE];
 /// How long an operation may take before it is said to hang. Machines are slow at times.
 const LIMIT: Duration = Duration::from_secs(300);
+/// The option by which a mount outlives its server.
+pub const KEPT: &str = "takeover=on";
+/// The operation that may fail when its server is killed: an unnamed file gets a name where there is a whiteout. It is
+/// linked in the work directory first, and the kernel links an unnamed file once only.
+const UNNAMED: &str = "name an unnamed file";
 /// Size of a scratch filesystem, in MiB.
 const FS_MIB: u64 = 400;
 
@@ -151,6 +158,12 @@ impl Place {
         Driver::Acetate { bin: self.bin.clone() }
     }
 
+    /// The options for a mount that is only looked at, and for the kernel.
+    fn plain_options(&self) -> String {
+        let words = self.options.split(',').filter(|word| *word != KEPT);
+        words.collect::<Vec<_>>().join(",")
+    }
+
     /// Fresh layers and a server of them; what has to be done before is done.
     fn start(&self, operation: &Operation) -> Result<(Stage, Server)> {
         let stage = Stage::new(&self.root)?;
@@ -169,10 +182,10 @@ impl Place {
             Err(error) => return Err(error),
         };
         server.unmount()?;
-        let old = stage.look(&self.driver(), &self.options)?;
+        let old = stage.look(&self.driver(), &self.plain_options())?;
         let (stage, server) = self.start(operation)?;
         let merged = stage.merged();
-        let (result, seen) = during(server.pid(), Injection::Nothing, LIMIT, || (operation.act)(&merged))?;
+        let (result, seen) = during(server.pid()?, Injection::Nothing, LIMIT, || (operation.act)(&merged))?;
         if let Err(error) = result {
             ensure!(is_refusal(&error.into()), "{}: it fails", operation.name);
             server.unmount()?;
@@ -180,7 +193,7 @@ impl Place {
         }
         let live = view(&merged)?;
         server.unmount()?;
-        let new = stage.look(&self.driver(), &self.options)?;
+        let new = stage.look(&self.driver(), &self.plain_options())?;
         new.loose().expect(&live.loose(), "after a remount")?;
         stage.expect_nothing_left(&self.bin)?;
         ensure!(!seen.calls.is_empty(), "{}: no call was seen", operation.name);
@@ -192,7 +205,7 @@ impl Place {
         let case = point.case;
         let (stage, mut server) = self.start(&case.operation)?;
         let merged = stage.merged();
-        let (result, seen) = during(server.pid(), point.injection, LIMIT, || (case.operation.act)(&merged))?;
+        let (result, seen) = during(server.pid()?, point.injection, LIMIT, || (case.operation.act)(&merged))?;
         ensure!(!seen.hung, "the operation did not end");
         if !seen.hit {
             server.unmount()?;
@@ -208,7 +221,7 @@ impl Place {
                         // After ESTALE the kernel itself tries once more, with what the first attempt has left.
                         let again = injected == Errno::STALE;
                         // A redirect that cannot be stored is EXDEV, so that mv(1) copies instead; as in the kernel.
-                        let copied = errno == Some(Errno::XDEV) && !self.options.is_empty();
+                        let copied = errno == Some(Errno::XDEV) && !self.plain_options().is_empty();
                         ensure!(
                             errno == Some(injected) || again || copied,
                             "fails with another error: {error}"
@@ -216,6 +229,18 @@ impl Place {
                         case.expect_either(&live, "right after it")?;
                     }
                 }
+                server.unmount()?;
+            }
+            _ if self.options.contains(KEPT) => {
+                let result = result.map_err(|error| (Errno::from_io_error(&error), error));
+                if matches!(result, Err((Some(Errno::NOENT), _))) && case.operation.name == UNNAMED {
+                    // The one thing that cannot be carried on (docs/hazards.md).
+                    case.expect_either(&view(&merged)?, "after the one error that may be seen")?;
+                    server.unmount()?;
+                    return self.examine(point, &stage).map(|()| true);
+                }
+                result.map_err(|(_, error)| error).context("the operation, carried on by the next server")?;
+                case.expect_new(&view(&merged)?, "carried on by the next server, the new tree")?;
                 server.unmount()?;
             }
             _ => server.ended()?,
@@ -231,7 +256,7 @@ impl Place {
             // The dead mount is in the way of a mount by the kernel only in that it would cover it.
             let dead = rustix::mount::UnmountFlags::DETACH | rustix::mount::UnmountFlags::NOFOLLOW;
             let _none_after_a_failure = rustix::mount::unmount(stage.merged(), dead);
-            let seen = stage.look(&Driver::Kernel, &self.options)?;
+            let seen = stage.look(&Driver::Kernel, &self.plain_options())?;
             case.expect_either(&seen, "the kernel's mount")?;
         }
         // On top of the dead one, as a user would.
@@ -245,7 +270,7 @@ impl Place {
         case.expect_new(&view(&merged)?, "done again, the new tree")?;
         server.unmount()?;
         stage.expect_nothing_left(&self.bin)?;
-        let seen = stage.look(&Driver::Kernel, &self.options)?;
+        let seen = stage.look(&Driver::Kernel, &self.plain_options())?;
         case.expect_new(&seen, "done again, the kernel's mount of the new tree")
     }
 }

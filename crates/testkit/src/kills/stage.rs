@@ -230,8 +230,14 @@ impl Server {
         Ok(server)
     }
 
-    pub(super) fn pid(&self) -> u32 {
-        self.child.id()
+    /// The process that serves: our child, or the one that it has started.
+    pub(super) fn pid(&self) -> Result<u32> {
+        let child = self.child.id();
+        let started = fs::read_to_string(format!("/proc/{child}/task/{child}/children"))?;
+        match started.split_whitespace().next() {
+            Some(server) => Ok(server.parse()?),
+            None => Ok(child),
+        }
     }
 
     /// What it has said so far.

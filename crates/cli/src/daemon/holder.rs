@@ -1,0 +1,291 @@
+//! The holder: a process that keeps what a mount needs to outlive its server, and starts the next server when one ends.
+//!
+//! It has no threads and looks at nothing: it keeps descriptors by key ([`keep`](super::keep)), waits for its server, and
+//! hands all to the next one. A server that ends by itself has ended the mount. One that a signal has ended is replaced,
+//! unless many in a row did not get as far as to serve, or failed without answering a request. A request that has brought
+//! down many servers is answered with `EIO` by the next one.
+
+use super::keep::{self, Item, Key, Message};
+use super::privileges;
+use crate::error::Failure;
+use crate::out::{note, shown, warn};
+use acetate_overlay::Ledger;
+use acetate_sys::memory::SharedMemory;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, socketpair};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use std::ffi::{OsStr, OsString};
+use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+/// Says to a server that its standard input is a socket to its holder, and whether it is the first one.
+pub(super) const VARIABLE: &str = "ACETATE_HOLDER";
+pub(super) const FIRST: &str = "first";
+pub(super) const NEXT: &str = "next";
+
+/// So many servers in a row may fail.
+const MOST_FAILED: u32 = 8;
+/// How long whoever asks for another server may take to say so.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// The program that runs, also if its file is gone.
+const SELF: &str = "/proc/self/exe";
+
+/// Starts a server and stays until the mount has ended. `ready` is called once the mount can be used, with the path of the
+/// log.
+///
+/// # Errors
+/// If no server can be started, or the mount has ended because servers end again and again.
+pub(super) fn hold(ready: impl FnOnce(Option<&Path>)) -> Result<(), Failure> {
+    let failed = |error: io::Error| Failure::io("wait for signals", &error);
+    let (signals, writer) = UnixStream::pair().map_err(failed)?;
+    for signal in [SIGTERM, SIGINT, SIGHUP] {
+        signal_hook::low_level::pipe::register(signal, writer.try_clone().map_err(failed)?)
+            .map_err(failed)?;
+    }
+    signals.set_nonblocking(true).map_err(failed)?;
+    Hold {
+        signals,
+        kept: Vec::new(),
+        program: SELF.into(),
+        control: None,
+        ready: Some(ready),
+        failed: 0,
+        asked: None,
+    }
+    .run()
+}
+
+struct Hold<F> {
+    signals: UnixStream,
+    kept: Vec<Item>,
+    /// What the next server is.
+    program: PathBuf,
+    control: Option<Control>,
+    /// What is still to be done when the first server is ready.
+    ready: Option<F>,
+    failed: u32,
+    /// Who waits for another server, and what to go back to if it does not come up.
+    asked: Option<(UnixStream, PathBuf)>,
+}
+
+/// How a server ended.
+struct Ended {
+    status: ExitStatus,
+    was_ready: bool,
+}
+
+/// A server and the socket to it.
+struct Server {
+    child: Child,
+    pidfd: OwnedFd,
+    socket: OwnedFd,
+}
+
+impl<F: FnOnce(Option<&Path>)> Hold<F> {
+    fn run(mut self) -> Result<(), Failure> {
+        let mut server = self.start(FIRST)?;
+        loop {
+            let ended = self.attend(&mut server)?;
+            let by_signal = ended.status.signal();
+            if !ended.was_ready
+                && let Some((mut stream, old)) = self.asked.take()
+            {
+                // Whoever asked may have gone away.
+                let _nobody_waits =
+                    stream.write_all(format!("the new server ended: {}", ended.status).as_bytes());
+                self.program = old;
+            } else if by_signal.is_none() || self.ready.is_some() {
+                // It has said why, and has ended the mount.
+                std::process::exit(ended.status.code().unwrap_or(2));
+            } else {
+                self.count(&ended)?;
+                warn(format_args!("the server was ended by signal {}", by_signal.unwrap_or_default()));
+            }
+            server = self.start(NEXT)?;
+        }
+    }
+
+    /// Counts a server that a signal has ended.
+    fn count(&mut self, ended: &Ended) -> Result<(), Failure> {
+        let memory = self.kept.iter().find(|item| item.key == Key::Memory).and_then(|item| item.fd.as_ref());
+        let memory = memory.and_then(|fd| SharedMemory::map(fd.try_clone().ok()?).ok());
+        let Some(answered) = memory.and_then(|memory| Ledger::progress(memory.as_ref())) else {
+            return Err(Failure::new(
+                format_args!("the server was killed ({}), and the mount cannot be taken over", ended.status),
+                "mount it again: what was answered is in the layers",
+            ));
+        };
+        // Whoever kills an idle server has not shown that it fails.
+        let killed = ended.status.signal() == Some(Signal::KILL.as_raw());
+        self.failed = if ended.was_ready && (killed || answered > 0) { 0 } else { self.failed + 1 };
+        if self.failed >= MOST_FAILED {
+            return Err(Failure::new(
+                format_args!("{MOST_FAILED} servers in a row ended at once: {}", ended.status),
+                "the mount has ended; mount it again, and report what the log says",
+            ));
+        }
+        Ok(())
+    }
+
+    /// Starts a server and gives it what was kept.
+    fn start(&mut self, which: &str) -> Result<Server, Failure> {
+        let failed = |error: io::Error| Failure::io("start the server", &error);
+        let pair = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None);
+        let (socket, theirs) = pair.map_err(|errno| Failure::errno("make a socket", errno))?;
+        let mut arguments = std::env::args_os();
+        let name = arguments.next().unwrap_or_default();
+        let mut command = Command::new(&self.program);
+        command.arg0(name).args(arguments).env(VARIABLE, which).stdin(Stdio::from(theirs));
+        // What a terminal sends to all its processes comes through this one.
+        command.process_group(0);
+        let child = command.spawn().map_err(failed)?;
+        // It holds the other end of the socket.
+        drop(command);
+        let pidfd = pidfd_open(Pid::from_child(&child), PidfdFlags::empty())
+            .map_err(|errno| Failure::errno("watch the server", errno))?;
+        if which == NEXT {
+            let give = |item: &Item| {
+                keep::send_item(&socket, item.key, &item.text, item.fd.as_ref().map(std::os::fd::AsFd::as_fd))
+            };
+            // One that has ended already is noticed soon.
+            let _ended = self.kept.iter().try_for_each(give).and_then(|()| keep::send_end(&socket));
+        }
+        Ok(Server { child, pidfd, socket })
+    }
+
+    /// Does what the server, signals and others ask for until the server ends.
+    fn attend(&mut self, server: &mut Server) -> Result<Ended, Failure> {
+        let mut was_ready = false;
+        loop {
+            let mut fds = vec![
+                PollFd::new(&server.pidfd, PollFlags::IN),
+                PollFd::new(&server.socket, PollFlags::IN),
+                PollFd::new(&self.signals, PollFlags::IN),
+            ];
+            fds.extend(self.control.iter().map(|control| PollFd::new(&control.listener, PollFlags::IN)));
+            rustix::io::retry_on_intr(|| poll(&mut fds, None))
+                .map_err(|errno| Failure::errno("wait for the server", errno))?;
+            let ended = !fds[0].revents().is_empty();
+            let asked = fds.get(3).is_some_and(|fd| !fd.revents().is_empty());
+            drop(fds);
+            while let Some(message) = keep::receive(&server.socket, RecvFlags::DONTWAIT)
+                .map_err(|error| Failure::io("hear from the server", &error))?
+            {
+                was_ready |= matches!(message, Message::Ready(_));
+                self.hear(message);
+            }
+            if ended {
+                let status =
+                    server.child.wait().map_err(|error| Failure::io("wait for the server", &error))?;
+                return Ok(Ended { status, was_ready });
+            }
+            self.pass_signals_on(&server.child);
+            if asked {
+                self.replace(&server.child);
+            }
+        }
+    }
+
+    fn hear(&mut self, message: Message) {
+        match message {
+            Message::Keep(item) => {
+                self.kept.retain(|known| known.key != item.key);
+                self.kept.push(item);
+            }
+            Message::LetGo(key) => self.kept.retain(|item| item.key != key),
+            Message::Ready(log) => {
+                let log = (!log.is_empty()).then(|| PathBuf::from(OsString::from_vec(log)));
+                if let Some((mut stream, _)) = self.asked.take() {
+                    let _nobody_waits = stream.write_all(b"+");
+                }
+                if let Some(ready) = self.ready.take() {
+                    ready(log.as_deref());
+                    privileges::shed();
+                    self.control = log.and_then(|log| Control::new(log.with_extension("holder")));
+                }
+            }
+            Message::End => {}
+        }
+    }
+
+    fn pass_signals_on(&mut self, child: &Child) {
+        let mut bytes = [0; 16];
+        if matches!(self.signals.read(&mut bytes), Ok(count) if count > 0) {
+            // It may have ended.
+            let _ended = kill_process(Pid::from_child(child), Signal::TERM);
+        }
+    }
+
+    /// Somebody asks for another server: the one there is makes way.
+    fn replace(&mut self, child: &Child) {
+        let Some(mut stream) = self.control.as_ref().and_then(|control| control.listener.accept().ok())
+        else {
+            return;
+        };
+        let mut path = Vec::new();
+        let asked = stream.0.set_read_timeout(Some(PATIENCE)).and_then(|()| stream.0.read_to_end(&mut path));
+        if asked.is_err() || path.is_empty() {
+            return;
+        }
+        let program = PathBuf::from(OsString::from_vec(path));
+        note(format_args!("another server is to take over: {}", shown(&program)));
+        let old = std::mem::replace(&mut self.program, program);
+        self.asked = Some((stream.0, old));
+        let _ended_already = kill_process(Pid::from_child(child), Signal::KILL);
+    }
+}
+
+/// Where others ask for another server.
+#[derive(Debug)]
+struct Control {
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+impl Control {
+    fn new(path: PathBuf) -> Option<Control> {
+        // Of a holder that was killed.
+        let _none = std::fs::remove_file(&path);
+        let listener = UnixListener::bind(&path).ok()?;
+        let control = Control { listener, path };
+        std::fs::set_permissions(&control.path, std::fs::Permissions::from_mode(0o600)).ok()?;
+        Some(control)
+    }
+}
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        let _stale_at_worst = std::fs::remove_file(&self.path);
+    }
+}
+
+/// Asks the holder behind a socket for a server of another program. Waits until it serves.
+///
+/// # Errors
+/// If there is no holder, or the new server did not come up; the old one serves again then.
+pub(crate) fn ask(socket: &Path, program: &OsStr) -> Result<(), Failure> {
+    let failed = |error: io::Error| {
+        Failure::io("ask the holder of the mount", &error)
+            .hint("only mounts with takeover=on have one; it answers root and the user who has mounted")
+    };
+    let mut stream = UnixStream::connect(socket).map_err(failed)?;
+    stream.write_all(program.as_bytes()).map_err(failed)?;
+    stream.shutdown(std::net::Shutdown::Write).map_err(failed)?;
+    let mut said = Vec::new();
+    stream.read_to_end(&mut said).map_err(failed)?;
+    match said.as_slice() {
+        b"+" => Ok(()),
+        why => Err(Failure::new(
+            format_args!("the mount goes on with the server it had: {}", shown(OsStr::from_bytes(why))),
+            "the log that `acetate mounts` names says more",
+        )),
+    }
+}

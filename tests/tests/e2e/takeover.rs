@@ -1,0 +1,169 @@
+//! Mounts that outlive their servers.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::Path;
+
+use acetate_testkit::driver::{acetate_bin, is_mounted};
+use acetate_testkit::need::{Need, have};
+use acetate_testkit::takeover::{PROGRAMS, attempt, holder, server};
+use anyhow::{Context, Result, ensure};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::lifecycle::{Stage, USUAL, eventually, stderr, succeeded};
+
+fn can(name: &str) -> Result<bool> {
+    have(name, &[Need::Root, Need::Fuse, Need::Resend])
+}
+
+/// Kills the server and waits until there is another one.
+fn replace(stage: &Stage) -> Result<()> {
+    let holder = holder(&stage.path("merged"))?;
+    let old = server(holder)?.context("no server")?;
+    kill_process(old, Signal::KILL)?;
+    eventually("another server", || Ok(server(holder)?.is_some_and(|new| new != old)))
+}
+
+fn mounted(name: &str) -> Result<Stage> {
+    let stage = Stage::new(name)?;
+    stage.mount(&format!("{USUAL},takeover=on"))?;
+    Ok(stage)
+}
+
+/// No process of the mount is left.
+fn expect_gone(holder: i32) -> Result<()> {
+    eventually("the end of the holder", || Ok(!Path::new(&format!("/proc/{holder}")).exists()))
+}
+
+#[test]
+fn what_is_open_goes_on_with_the_next_server() -> Result<()> {
+    if !can("what_is_open_goes_on_with_the_next_server")? {
+        return Ok(());
+    }
+    let stage = mounted("takeover-open")?;
+    let merged = stage.path("merged");
+    let number = fs::metadata(merged.join("a"))?.ino();
+    let mut lower = File::open(merged.join("a"))?;
+    let mut upper =
+        OpenOptions::new().create(true).truncate(true).read(true).write(true).open(merged.join("new"))?;
+    upper.write_all(b"one ")?;
+    let gone = OpenOptions::new().read(true).write(true).open(merged.join("new"))?;
+    let (unlinked, below) = (File::open(merged.join("d/f"))?, merged.join("d"));
+    fs::remove_file(merged.join("d/f"))?;
+    fs::rename(merged.join("new"), merged.join("d/moved"))?;
+    replace(&stage)?;
+    let mut text = String::new();
+    lower.read_to_string(&mut text)?;
+    ensure!(text == "lower a", "{text}");
+    upper.write_all(b"two")?;
+    fs::remove_file(merged.join("d/moved"))?;
+    replace(&stage)?;
+    upper.write_all(b" three")?;
+    let mut bytes = [0; 64];
+    let length = gone.read_at(&mut bytes, 0)?;
+    ensure!(&bytes[..length] == b"one two three", "{:?}", &bytes[..length]);
+    ensure!(gone.metadata()?.nlink() == 0, "a removed file has names");
+    let length = unlinked.read_at(&mut bytes, 0)?;
+    ensure!(&bytes[..length] == b"lower f", "{:?}", &bytes[..length]);
+    ensure!(fs::read_dir(&below)?.count() == 0, "what was removed is back");
+    ensure!(fs::metadata(merged.join("a"))?.ino() == number, "another inode number");
+    upper.seek(SeekFrom::Start(0))?;
+    drop((lower, upper, gone, unlinked));
+    let holder = holder(&merged)?;
+    stage.umount()?;
+    expect_gone(holder)
+}
+
+#[test]
+fn a_listing_goes_on_with_the_next_server() -> Result<()> {
+    if !can("a_listing_goes_on_with_the_next_server")? {
+        return Ok(());
+    }
+    let stage = Stage::new("takeover-list")?;
+    let many = stage.path("lower/many");
+    fs::create_dir(&many)?;
+    (0..5000).try_for_each(|number| fs::write(many.join(format!("name-{number}")), ""))?;
+    stage.mount(&format!("{USUAL},takeover=on"))?;
+    let mut names = Vec::new();
+    for (index, entry) in fs::read_dir(stage.path("merged/many"))?.enumerate() {
+        names.push(entry?.file_name());
+        if index % 2000 == 100 {
+            replace(&stage)?;
+        }
+    }
+    names.sort();
+    names.dedup();
+    ensure!(names.len() == 5000, "{} names", names.len());
+    stage.umount()
+}
+
+#[test]
+fn a_server_is_replaced_on_request() -> Result<()> {
+    if !can("a_server_is_replaced_on_request")? {
+        return Ok(());
+    }
+    let stage = mounted("takeover-upgrade")?;
+    let merged = stage.path("merged");
+    let file = File::open(merged.join("a"))?;
+    let holder = holder(&merged)?;
+    let first = server(holder)?;
+    let program = acetate_bin()?;
+    for _ in 0..10 {
+        let program = program.to_str().context("no text")?;
+        succeeded(&stage.acetate(&["upgrade", "--to", program, "merged"])?)?;
+    }
+    ensure!(server(holder)? != first, "the same server");
+    // What does not serve leaves the mount to what did.
+    let refused = stage.acetate(&["upgrade", "--to", "/bin/false", "merged"])?;
+    ensure!(refused.status.code() == Some(2), "{}", refused.status);
+    let said = stderr(&refused);
+    ensure!(said.contains("goes on with the server it had"), "{said}");
+    let mut bytes = [0; 7];
+    file.read_exact_at(&mut bytes, 0)?;
+    ensure!(&bytes == b"lower a", "{bytes:?}");
+    drop(file);
+    stage.umount()?;
+    expect_gone(holder)?;
+    stage.mount(USUAL)?;
+    let refused = stage.acetate(&["upgrade", "merged"])?;
+    ensure!(stderr(&refused).contains("takeover=on"), "{}", stderr(&refused));
+    stage.umount()
+}
+
+#[test]
+fn a_signal_ends_mount_server_and_holder() -> Result<()> {
+    if !can("a_signal_ends_mount_server_and_holder")? {
+        return Ok(());
+    }
+    for to_holder in [true, false] {
+        let stage = mounted("takeover-signal")?;
+        let merged = stage.path("merged");
+        replace(&stage)?;
+        fs::write(merged.join("b"), "b")?;
+        let holder = holder(&merged)?;
+        let pid = if to_holder { Pid::from_raw(holder) } else { server(holder)? };
+        kill_process(pid.context("no process")?, Signal::TERM)?;
+        expect_gone(holder)?;
+        ensure!(!is_mounted(&merged)?, "still mounted");
+        ensure!(fs::read(stage.path("upper/b"))? == b"b", "what was written is gone");
+    }
+    Ok(())
+}
+
+#[test]
+fn programs_do_not_notice_that_servers_are_killed() -> Result<()> {
+    let needs =
+        [Need::Root, Need::Fuse, Need::Resend, Need::Tool("fsx"), Need::Tool("git"), Need::Tool("sqlite3")];
+    if !have("programs_do_not_notice_that_servers_are_killed", &needs)? {
+        return Ok(());
+    }
+    let mut kills = 0;
+    for program in PROGRAMS {
+        let killed = attempt(&program)?;
+        println!("{}: {killed} servers killed", program.0);
+        kills += killed;
+    }
+    ensure!(kills > 20, "only {kills} servers were killed");
+    Ok(())
+}
