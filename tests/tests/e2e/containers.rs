@@ -75,6 +75,17 @@ fn containerd_uses_our_snapshotter_with_our_overlays() -> Result<()> {
     script("containerd.sh", None, &[("DRIVER", "fuse"), ("MANY", "10")])
 }
 
+/// As Kubernetes asks for a pod.
+#[test]
+fn a_pod_lives_by_the_container_runtime_interface() -> Result<()> {
+    let tools = ["containerd", "ctr", "runc", "unshare", "mount.fuse3", "curl", "protoc"];
+    if !can("container runtime interface", &tools)? {
+        return Ok(());
+    }
+    script("cri.sh", None, &[("DRIVER", "kernel")])?;
+    script("cri.sh", None, &[("DRIVER", "fuse")])
+}
+
 /// As Apptainer uses overlays: image files below, memory above, no privilege.
 #[test]
 fn users_write_over_image_files() -> Result<()> {
