@@ -1,6 +1,6 @@
 #!/bin/sh
 # containerd with `acetate snapshotter`: import, run, many at once, everything killed and started again, removal.
-# $DRIVER is kernel or fuse.
+# $DRIVER is kernel or fuse; the snapshotter is run by the command $WRAPPER, if there is one.
 set -eu
 . "$(dirname "$0")/common.sh"
 cd "$D"
@@ -22,7 +22,7 @@ address = "$D/snapshotter.sock"
 F
 snapshotter= containerd=
 start_snapshotter() {
-    "$ACETATE" snapshotter --socket "$D/snapshotter.sock" --driver "$DRIVER" >>"$D/snapshotter.log" 2>&1 &
+    ${WRAPPER:-} "$ACETATE" snapshotter --socket "$D/snapshotter.sock" --driver "$DRIVER" >>"$D/snapshotter.log" 2>&1 &
     snapshotter=$!
     eventually snapshotter grep -q "a snapshotter of" "$D/snapshotter.log"
 }

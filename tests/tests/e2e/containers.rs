@@ -6,7 +6,7 @@ use std::process::Command;
 use acetate_testkit::driver::acetate_bin;
 use acetate_testkit::need::{Need, have};
 use acetate_testkit::scratch::Scratch;
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use super::engines::{Guard, Registry, run};
 
@@ -73,6 +73,21 @@ fn containerd_uses_our_snapshotter_with_our_overlays() -> Result<()> {
         return Ok(());
     }
     script("containerd.sh", None, &[("DRIVER", "fuse"), ("MANY", "10")])
+}
+
+/// The manifest in the documentation gives the snapshotter all that it needs, and no more is taken here.
+#[test]
+fn the_capabilities_of_the_daemon_set_suffice() -> Result<()> {
+    if !can("capabilities of the snapshotter", &["containerd", "ctr", "runc", "unshare", "setpriv"])? {
+        return Ok(());
+    }
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/containerd.md");
+    let text = std::fs::read_to_string(page)?;
+    let (_, after) = text.split_once("drop: [ALL], add: [").context("the manifest names no capabilities")?;
+    let (names, _) = after.split_once(']').context("the manifest names no capabilities")?;
+    let kept = names.split(", ").fold("-all".to_owned(), |all, name| all + ",+" + &name.to_lowercase());
+    let wrapper = format!("setpriv --bounding-set {kept} --inh-caps {kept} --no-new-privs");
+    script("containerd.sh", None, &[("DRIVER", "kernel"), ("MANY", "3"), ("WRAPPER", &wrapper)])
 }
 
 /// As Kubernetes asks for a pod.
