@@ -18,6 +18,9 @@ mod stats;
 mod trace;
 mod wire;
 
+#[cfg(fuzzing)]
+pub use dispatch::harness::answer_all;
+
 pub use acetate_sys::mount::Unmount;
 pub use flight::{Flight, Flights};
 pub use init::{Feature, InForce};

@@ -2,24 +2,12 @@
 //!
 //! The corpus (tests/data/requests.hex) has requests of each kind as a kernel sent them. They are cut off, lengthened, and
 //! changed byte by byte and word by word, and sent in any order to one overlay, so that nodes and handles of earlier ones
-//! are met. `PROPTEST_CASES` says how many sequences are tried.
+//! are met. `PROPTEST_CASES` says how many sequences are tried; `tests/fuzz` looks for others by what code they reach.
 
-#![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::unwrap_used)]
 
-use super::{Answer, Call, dispatch};
-use crate::device::Device;
-use crate::files::Files;
-use crate::init::{Answer as Agreement, Changes, negotiate};
-use crate::wire::input::{Header, InitIn};
-use crate::wire::output::{HEADER, Reply};
-use acetate_layer::mem::{MemFs, MemLayer, Put};
-use acetate_layer::{FsId, Kind, Rdev};
-use acetate_overlay::{Config, Overlay, Stack};
 use proptest::prelude::*;
 use std::sync::LazyLock;
-
-/// The room for replies; requests that ask for more have to be refused.
-const ROOM: usize = 128 * 1024;
 
 static CORPUS: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
     let text = include_str!("../../tests/data/requests.hex");
@@ -96,46 +84,10 @@ fn apply(bytes: &mut Vec<u8>, change: Mutation) {
     put(bytes, 0, &length.to_ne_bytes());
 }
 
-fn overlay() -> Overlay<MemLayer> {
-    let fs = MemFs::new(FsId(1));
-    let (upper, lower) = (fs.layer().unwrap(), fs.layer().unwrap());
-    let objects: [(&[u8], Put); 5] = [
-        (b"d", Put::dir()),
-        (b"d/f", Put::file(b"hello")),
-        (b"g", Put::file(b"x").mode(0o4755).xattr(b"user.x", b"1")),
-        (b"l", Put::symlink(b"g")),
-        (b"p", Put::node(Kind::Fifo, Rdev::default())),
-    ];
-    for (path, object) in objects {
-        lower.put(path, object).unwrap();
-    }
-    let stack = Stack { upper: Some(upper), lowers: vec![lower], data: vec![] };
-    Overlay::new(stack, Config::default(), Box::new(|_, _| {})).unwrap()
-}
-
 proptest! {
     #[test]
     fn any_request_has_an_answer(requests in prop::collection::vec(request(), 1..60)) {
-        let overlay = overlay();
-        let null = rustix::fs::open("/dev/null", rustix::fs::OFlags::RDWR, rustix::fs::Mode::empty()).unwrap();
-        let device = Device::new(null);
-        let files = Files::new(&device, false);
-        let offer = InitIn { major: 7, minor: 45, max_readahead: 1 << 17, flags: u64::MAX };
-        let Agreement::Agreed(in_force) = negotiate(&offer, 1 << 17, 12, Changes::Known) else { panic!("no agreement") };
-        let mut reply = Reply::with_room(ROOM);
-        for bytes in requests {
-            let Ok((header, body)) = Header::split(&bytes) else { continue };
-            reply.clear();
-            let answer = Call::new(header, body, &in_force)
-                .and_then(|call| dispatch(&overlay, &files, &call, &mut reply));
-            let errno = answer.err().map_or(0, |failure| failure.errno().raw_os_error());
-            // fuse_dev_do_write() takes errnos below 512.
-            prop_assert!((0..512).contains(&errno), "{errno}");
-            if answer != Ok(Answer::Silence) {
-                let sent = reply.finish(header.unique, errno);
-                prop_assert!(sent.len() >= HEADER && (errno == 0 || sent.len() == HEADER));
-                prop_assert!(sent.len() <= HEADER + ROOM);
-            }
-        }
+        let answered = super::harness::answer_all(requests.iter().map(Vec::as_slice));
+        prop_assert!(answered.is_ok(), "{}", answered.unwrap_err());
     }
 }

@@ -5,6 +5,8 @@ mod arbitrary;
 mod attr;
 mod dir;
 mod file;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod harness;
 mod ioctl;
 mod namespace;
 mod xattr;
