@@ -42,6 +42,14 @@ pub(crate) enum Error {
         /// The option.
         option: &'static str,
     },
+    /// A label whose end cannot be told: a quote is missing, or a backslash stands last.
+    #[error("option {option}: the label has no end: {}", shown(value))]
+    Label {
+        /// The option.
+        option: &'static str,
+        /// The label.
+        value: OsString,
+    },
     /// The option takes no value.
     #[error("option {option}: takes no value, but has {}", shown(value))]
     HasValue {
@@ -107,6 +115,7 @@ impl Error {
             | Error::NotYet { .. }
             | Error::Value { .. }
             | Error::NoValue { .. }
+            | Error::Label { .. }
             | Error::HasValue { .. }
             | Error::List { .. }
             | Error::Order { .. }
@@ -129,6 +138,9 @@ impl Error {
             Error::NotYet { instead, .. } => (*instead).into(),
             Error::Value { option, allowed, .. } => format!("{option} is one of {}", allowed.join(", ")),
             Error::NoValue { option } => format!("write {option}=VALUE"),
+            Error::Label { option, .. } => {
+                format!("write {option}=\"LABEL\", with both quotes where the label has commas")
+            }
             Error::HasValue { option, .. } => format!("write {option} alone"),
             Error::List { .. } => {
                 "layers are separated by one colon, topmost first; a colon in a path is written \\:".into()

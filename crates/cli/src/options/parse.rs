@@ -179,7 +179,7 @@ impl Parser {
             "squash_to_gid" => options.owners.squash_to_gid = Some(owners::id(option, value)?),
             "xattr_permissions" => options.owners.xattr_permissions = owners::records(value)?,
             "context" | "fscontext" | "defcontext" | "rootcontext" => {
-                let word = [option.as_bytes(), b"=", not_empty(option, value)?].concat();
+                let word = [option.as_bytes(), b"=", label(option, value)?].concat();
                 options.contexts.push(OsString::from_vec(word));
             }
             "fsname" => options.fsname = Some(unescape(not_empty(option, value)?)),
@@ -246,6 +246,15 @@ impl Parser {
         let count = self.parsed.options.lowers.len() + self.parsed.options.data.len();
         if count > MAX_LOWERS { Err(Error::TooMany { count }) } else { Ok(()) }
     }
+}
+
+/// An SELinux label, with or without quotes, that ends where its word ends.
+fn label<'a>(option: &'static str, value: &'a [u8]) -> Result<&'a [u8], Error> {
+    let is_open = value.strip_prefix(b"\"").is_some_and(|rest| !rest.contains(&b'"'));
+    if is_open || value.ends_with(b"\\") {
+        return Err(Error::Label { option, value: OsStr::from_bytes(value).into() });
+    }
+    not_empty(option, value)
 }
 
 fn not_empty<'a>(option: &'static str, value: &'a [u8]) -> Result<&'a [u8], Error> {

@@ -3,6 +3,7 @@
 
 use super::*;
 use proptest::prelude::*;
+use std::ffi::OsStr;
 use std::os::unix::ffi::OsStringExt;
 
 const PATHS: &str = "lowerdir=/l,upperdir=/u,workdir=/w";
@@ -174,6 +175,14 @@ fn tables_of_ids_are_read_as_engines_write_them() {
     assert_eq!((squashed.user_ids(9), squashed.group_ids(9)), (Ids::All(7), Ids::All(0)));
     for text in ["squash_to_uid=-1", "squash_to_gid=4294967295", "squash_to_uid=x", "xattr_permissions=3"] {
         assert!(owners(text).is_err(), "{text}");
+    }
+}
+
+#[test]
+fn labels_have_an_end() {
+    for text in [r#"userxattr,context=""#, r#"context="a,b"#, r"context=a\"] {
+        let refused = parse(&[OsStr::new(text)], Unknown::Refuse).unwrap_err();
+        assert!(matches!(refused, Error::Label { option: "context", .. }), "{text}: {refused}");
     }
 }
 
