@@ -102,7 +102,7 @@ impl Kernel {
         let offer = [U32(7), U32(45), U32(131_072), U32(features), U32(u32::MAX), Bytes(&[0; 44])];
         let reply = self.ask(INIT, 0, &offer).unwrap();
         assert_eq!(reply.len(), 64);
-        assert_eq!(reply[..12], lay_out(&[U32(7), U32(45), U32(131_072)])[..]);
+        assert_eq!(reply[..12], lay_out(&[U32(7), U32(45), U32(1 << 20)])[..]);
     }
 }
 
