@@ -6,11 +6,12 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, Timespec, Timestamps, XattrFlags, mknodat, utimensat};
+use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
@@ -25,6 +26,9 @@ const LONG_AGO: i64 = 1_000_000_000;
 const HARMLESS: [&str; 2] = ["whiteout-orphan", "impure-missing"];
 /// How long a server may take to begin or to end.
 const LIMIT: Duration = Duration::from_secs(300);
+/// How long an upper layer may be in use by a kernel mount that is gone: mount namespaces that others have made meanwhile
+/// have copies of it.
+const IN_USE: Duration = Duration::from_secs(120);
 
 /// A stack of layers in a directory of its own.
 pub(super) struct Stage {
@@ -99,7 +103,15 @@ impl Stage {
     /// Mounts, reads the tree and unmounts.
     pub(super) fn look(&self, driver: &Driver, options: &str) -> Result<View> {
         let name = driver.name();
-        let mounted = driver.mount(&self.stack(), &self.merged(), options)?;
+        let patience = Instant::now() + IN_USE;
+        let mounted = loop {
+            match driver.mount(&self.stack(), &self.merged(), options) {
+                Err(error) if error.errno() == Some(Errno::BUSY) && Instant::now() < patience => {
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+                other => break other?,
+            }
+        };
         let view = view(mounted.path()).with_context(|| format!("reading the tree ({name})"));
         mounted.unmount()?;
         view
