@@ -2,12 +2,9 @@
 //!
 //! The layers are the same either way, so one driver goes on where the other has stopped.
 
-use super::place::{self, Place};
-use super::{Locks, Request, Target, mounter, overlap};
+use super::{Checked, Request, Target, place};
 use crate::error::Failure;
-use crate::options::{
-    self, Compat, Fsync, Mounter, Options, RedirectDir, Resolved, Role, Uuid, Verity, Xino,
-};
+use crate::options::{self, Compat, Fsync, Mounter, Options, RedirectDir, Resolved, Uuid, Verity, Xino};
 use crate::out::shown;
 use acetate_store::driver::kernel::{self, MountError, Stack};
 use rustix::fs::getxattr;
@@ -60,41 +57,25 @@ pub(crate) fn by_kernel(request: &Request) -> Result<ByKernel, Failure> {
 }
 
 fn mount(request: &Request, target: &Target) -> Result<ByKernel, Failure> {
-    let options = &request.parsed.options;
-    for (role, path) in &request.parsed.mentioned {
-        Place::find(*role, path)?;
+    let checked = Checked::new(request)?;
+    let Checked { mounter, resolved, .. } = &checked;
+    if let Some((upper, _)) = &checked.writable
+        && !stores_attributes(&upper.path, *mounter)
+    {
+        return Ok(ByKernel::Refused(Failure::new(
+            format_args!(
+                "upper layer: {}: no extended attributes there: what is hidden is kept in files that the kernel does \
+                 not read",
+                shown(&upper.path)
+            ),
+            "mount with --driver fuse",
+        )));
     }
-    let mounter = mounter();
-    let resolved = options::resolve(options, mounter)?;
-    let places = |role, paths: &[OsString]| -> Result<Vec<Place>, Failure> {
-        paths.iter().map(|path| Place::find(role, path)).collect()
-    };
-    let (lowers, data) = (places(Role::Lower, &options.lowers)?, places(Role::Data, &options.data)?);
-    let writable = match (&options.upper, &options.work) {
-        (Some(upper), Some(work)) => Some((Place::find(Role::Upper, upper)?, Place::find(Role::Work, work)?)),
-        _ => None,
-    };
-    if let Some((upper, work)) = &writable {
-        overlap::check_writable(upper, work)?;
-        if !stores_attributes(&upper.path, mounter) {
-            return Ok(ByKernel::Refused(Failure::new(
-                format_args!(
-                    "upper layer: {}: no extended attributes there: what is hidden is kept in files that the kernel \
-                     does not read",
-                    shown(&upper.path)
-                ),
-                "mount with --driver fuse",
-            )));
-        }
-    }
-    overlap::check_lowers(&lowers, &data, writable.as_ref())?;
     // Until the kernel has it mounted; then the mount table keeps others away.
-    let _locks = match &writable {
-        Some((upper, work)) => Locks::take(upper, work)?,
-        None => Locks::default(),
-    };
-    let userxattr = mounter == Mounter::User || options.userxattr;
-    let settings = settings(options, &resolved, userxattr);
+    let _locks = checked.lock()?;
+    let options = &request.parsed.options;
+    let userxattr = *mounter == Mounter::User || options.userxattr;
+    let settings = settings(options, resolved, userxattr);
     let paths = |paths: &[OsString]| -> Vec<PathBuf> { paths.iter().map(PathBuf::from).collect() };
     let upper = options.upper.as_deref().map(Path::new).zip(options.work.as_deref().map(Path::new));
     let source = options.fsname.as_ref().or(request.source.as_ref());

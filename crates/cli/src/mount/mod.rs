@@ -20,7 +20,7 @@ pub(crate) use stack::Opened;
 pub(crate) use target::{Target, mount_point};
 
 use crate::error::Failure;
-use crate::options::{self, Mounter, Parsed, Role};
+use crate::options::{self, Mounter, Parsed, Resolved, Role};
 use crate::out::warn;
 use place::Place;
 use std::ffi::OsString;
@@ -69,39 +69,72 @@ pub(crate) fn prepare(request: &Request) -> Result<Plan, Failure> {
 }
 
 fn prepare_at(request: &Request, target: Target) -> Result<Plan, Failure> {
-    let options = &request.parsed.options;
-    for (role, path) in &request.parsed.mentioned {
-        Place::find(*role, path)?;
-    }
-    let mounter = mounter();
-    let resolved = options::resolve(options, mounter)?;
-    let lowers =
-        options.lowers.iter().map(|path| Place::find(Role::Lower, path)).collect::<Result<Vec<_>, _>>()?;
-    let data =
-        options.data.iter().map(|path| Place::find(Role::Data, path)).collect::<Result<Vec<_>, _>>()?;
-    let writable = match (&options.upper, &options.work) {
-        (Some(upper), Some(work)) => Some((Place::find(Role::Upper, upper)?, Place::find(Role::Work, work)?)),
-        _ => None,
-    };
-    if let Some((upper, work)) = &writable {
-        overlap::check_writable(upper, work)?;
-    }
-    overlap::check_lowers(&lowers, &data, writable.as_ref())?;
+    let checked = Checked::new(request)?;
     device::check()?;
-    let locks = match &writable {
-        Some((upper, work)) => Locks::take(upper, work)?,
-        None => Locks::default(),
-    };
+    let locks = checked.lock()?;
+    let Checked { mounter, resolved, lowers, data, writable } = checked;
     if let Some((upper, work)) = &writable {
         for warning in overlap::reachable(upper, work, &lowers)? {
             warn(warning);
         }
     }
+    let options = &request.parsed.options;
     let opened =
         stack::open(&lowers, &data, writable.as_ref(), options, resolved, (mounter, stack::Use::First))?;
     let writable = writable.into_iter().flat_map(|(upper, work)| [upper, work]);
     let layers = lowers.into_iter().chain(data).chain(writable).map(|place| place.fd).collect();
     Ok(Plan { target, opened, locks, layers })
+}
+
+/// What a request names, found and free of what no driver could mount.
+struct Checked {
+    mounter: Mounter,
+    resolved: Resolved,
+    lowers: Vec<Place>,
+    data: Vec<Place>,
+    /// The upper layer and the work directory.
+    writable: Option<(Place, Place)>,
+}
+
+impl Checked {
+    /// Looks at the options and at every directory, in the kernel's order.
+    ///
+    /// # Errors
+    /// The first check that fails.
+    fn new(request: &Request) -> Result<Checked, Failure> {
+        let options = &request.parsed.options;
+        for (role, path) in &request.parsed.mentioned {
+            Place::find(*role, path)?;
+        }
+        let mounter = mounter();
+        let resolved = options::resolve(options, mounter)?;
+        let places = |role, paths: &[OsString]| -> Result<Vec<Place>, Failure> {
+            paths.iter().map(|path| Place::find(role, path)).collect()
+        };
+        let (lowers, data) = (places(Role::Lower, &options.lowers)?, places(Role::Data, &options.data)?);
+        let writable = match (&options.upper, &options.work) {
+            (Some(upper), Some(work)) => {
+                Some((Place::find(Role::Upper, upper)?, Place::find(Role::Work, work)?))
+            }
+            _ => None,
+        };
+        if let Some((upper, work)) = &writable {
+            overlap::check_writable(upper, work)?;
+        }
+        overlap::check_lowers(&lowers, &data, writable.as_ref())?;
+        Ok(Checked { mounter, resolved, lowers, data, writable })
+    }
+
+    /// Keeps others from using the writable directories.
+    ///
+    /// # Errors
+    /// Those of [`Locks::take`].
+    fn lock(&self) -> Result<Locks, Failure> {
+        match &self.writable {
+            Some((upper, work)) => Locks::take(upper, work),
+            None => Ok(Locks::default()),
+        }
+    }
 }
 
 /// Opens the layers that another server of the same mount has had open, checked and locked: `layers` are the
