@@ -1,7 +1,7 @@
 # Shared by the scripts here. Each gets a scratch directory in $D and the program under test in $ACETATE; tests/tests/e2e
 # runs them, and so can anybody: D=$(mktemp -d) ACETATE=/usr/bin/acetate sh tests/engines/containerd.sh
 
-here=$(dirname "$0")
+here=$(cd "$(dirname "$0")" && pwd)
 PATH=$PATH:/usr/sbin:/sbin
 export PATH
 

@@ -1,6 +1,6 @@
 #!/bin/sh
 # containerd with `acetate snapshotter`: import, run, many at once, everything killed and started again, removal.
-# $DRIVER is kernel or fuse; the snapshotter is run by the command $WRAPPER, if there is one.
+# $DRIVER and $WRAPPER: snapshotter.sh.
 set -eu
 . "$(dirname "$0")/common.sh"
 cd "$D"
@@ -20,30 +20,7 @@ address = "$D/containerd.sock"
 type = "snapshot"
 address = "$D/snapshotter.sock"
 F
-snapshotter= containerd=
-start_snapshotter() {
-    ${WRAPPER:-} "$ACETATE" snapshotter --socket "$D/snapshotter.sock" --driver "$DRIVER" >>"$D/snapshotter.log" 2>&1 &
-    snapshotter=$!
-    eventually snapshotter grep -q "a snapshotter of" "$D/snapshotter.log"
-}
-start_containerd() {
-    containerd -c "$D/config.toml" >>"$D/containerd.log" 2>&1 &
-    containerd=$!
-    # A call that reaches the snapshotter.
-    eventually containerd sh -c "ctr -a $D/containerd.sock snapshots --snapshotter acetate prepare probe &&
-        ctr -a $D/containerd.sock snapshots --snapshotter acetate rm probe"
-}
-ct() { ctr -a "$D/containerd.sock" "$@"; }
-end() {
-    status=$?
-    if [ $status -ne 0 ]; then tail -n 20 "$D/snapshotter.log" "$D/containerd.log" >&2; fi
-    for id in $(ct task ls -q 2>/dev/null); do ct task kill -s 9 "$id" || true; done
-    for pid in $snapshotter $containerd; do kill "$pid" || true; done
-    wait
-    rmdir "/run/containerd/runc/$CONTAINERD_NAMESPACE" 2>/dev/null || true
-    exit $status
-}
-trap end EXIT
+. "$here/snapshotter.sh"
 
 # An image of three layers, made by this program and taken by containerd as any other.
 root_tar base.tar
@@ -58,7 +35,6 @@ root_tar base.tar
 
 start_snapshotter
 start_containerd
-uppers() { find "$D/store/uppers" -mindepth 1 -maxdepth 1 | wc -l; }
 snapshots() { ct snapshots --snapshotter acetate ls | tail -n +2 | grep -c "$1" || true; }
 import() { ct image import --snapshotter acetate three.tar >/dev/null; }
 image() { ct image ls -q | head -n 1; }

@@ -1,9 +1,8 @@
 #!/bin/sh
 # A pod by the container runtime interface of containerd, as a kubelet asks for it, with `acetate snapshotter`.
-# $DRIVER is kernel or fuse.
+# $DRIVER: snapshotter.sh.
 set -eu
 . "$(dirname "$0")/common.sh"
-proto=$(cd "$here" && pwd)
 cd "$D"
 : "${DRIVER:=kernel}"
 export ACETATE_STORE="$D/store" CONTAINERD_NAMESPACE=k8s.io
@@ -29,22 +28,12 @@ snapshotter = "acetate"
 [plugins."io.containerd.grpc.v1.cri".cni]
 conf_dir = "$D/cni"
 F
-snapshotter= containerd=
-ct() { ctr -a "$D/containerd.sock" "$@"; }
-end() {
-    status=$?
-    if [ $status -ne 0 ]; then tail -n 20 "$D/snapshotter.log" "$D/containerd.log" >&2; fi
-    for id in $(ct task ls -q 2>/dev/null); do ct task kill -s 9 "$id" || true; done
-    for pid in $snapshotter $containerd; do kill "$pid" || true; done
-    wait
-    exit $status
-}
-trap end EXIT
+. "$here/snapshotter.sh"
 
 # cri SERVICE METHOD REQUEST RESPONSE: the message on standard input, as text, sent; the answer as text. A message of gRPC
 # has a byte for its compression and four for its length before it.
 cri() {
-    protoc --proto_path="$proto" --encode="runtime.v1.$3" cri.proto >request.bin
+    protoc --proto_path="$here" --encode="runtime.v1.$3" cri.proto >request.bin
     length=$(wc -c <request.bin)
     printf '\0\0\0%b%b' "\\0$(printf %o $((length / 256)))" "\\0$(printf %o $((length % 256)))" | cat - request.bin >framed.bin
     curl -sS --http2-prior-knowledge --unix-socket "$D/containerd.sock" -H 'content-type: application/grpc' -H 'te: trailers' \
@@ -53,7 +42,7 @@ cri() {
         echo "$2: $(grep -i '^grpc-message' headers)" >&2
         return 1
     }
-    tail -c +6 answer.bin | protoc --proto_path="$proto" --decode="runtime.v1.$4" cri.proto
+    tail -c +6 answer.bin | protoc --proto_path="$here" --decode="runtime.v1.$4" cri.proto
 }
 # The first text of a field in an answer.
 field() { sed -n "s/^ *$1: \"\{0,1\}\([^\"]*\)\"\{0,1\}$/\1/p" | head -n 1; }
@@ -68,13 +57,8 @@ F
 echo '[{"Config": "config.json", "RepoTags": ["docker.io/library/pause:1"], "Layers": ["layer.tar"]}]' >manifest.json
 tar -cf pause.tar manifest.json config.json layer.tar
 
-"$ACETATE" snapshotter --socket "$D/snapshotter.sock" --driver "$DRIVER" >snapshotter.log 2>&1 &
-snapshotter=$!
-eventually snapshotter grep -q "a snapshotter of" snapshotter.log
-containerd -c config.toml >containerd.log 2>&1 &
-containerd=$!
-eventually containerd sh -c "ctr -a $D/containerd.sock snapshots --snapshotter acetate prepare probe &&
-    ctr -a $D/containerd.sock snapshots --snapshotter acetate rm probe"
+start_snapshotter
+start_containerd
 ct image import --snapshotter acetate pause.tar >/dev/null
 known() {
     echo 'image { image: "docker.io/library/pause:1" }' | cri ImageService ImageStatus ImageStatusRequest ImageStatusResponse |
@@ -108,7 +92,6 @@ echo | cri ImageService ImageFsInfo Nothing ImageFsInfoResponse | grep -q mountp
 echo "pod_sandbox_id: \"$sandbox\"" | cri RuntimeService StopPodSandbox PodSandbox Nothing
 echo "pod_sandbox_id: \"$sandbox\"" | cri RuntimeService RemovePodSandbox PodSandbox Nothing
 ct image rm --sync $(ct image ls -q) >/dev/null
-uppers() { find "$D/store/uppers" -mindepth 1 -maxdepth 1 | wc -l; }
 eventually "no snapshot is left" sh -c "[ \$(ctr -a $D/containerd.sock snapshots --snapshotter acetate ls | wc -l) -eq 1 ]"
 is "writable layers at the end" "$(uppers)" 0
 is "mounts at the end" "$(grep -c "$D/state" /proc/self/mountinfo || true)" 0
