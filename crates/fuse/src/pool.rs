@@ -6,15 +6,18 @@
 //! - nobody reads and nothing has come back for [`TICK`] (a request takes long that nobody expected to),
 //! - requests are found waiting again and again: then more threads may read at a time.
 //!
-//! Whether one thread or two should wait for the requests of a single program is found out by trying ([`Trial`]).
+//! How the requests of a single program are best waited for is found out by trying ([`Trial`]).
 //!
 //! Handing over means to wake a parked thread, or to have the monitor start one, up to a limit. At the limit requests
 //! wait until a thread comes back. Every request leaves the count of readers before it is handled, and a thread parks
 //! only while that count, looked at under the lock, is full: so either somebody reads, or whoever stopped reading last
 //! found a spare to wake, or all threads are at work.
 
+use crate::awake::Awake;
+use crate::waiting::{ROUND_TURNS, Trial, Waiting, Way};
 use parking_lot::{Condvar, Mutex};
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::thread::Scope;
 use std::time::{Duration, Instant};
@@ -30,14 +33,11 @@ const QUEUED_SAMPLES: u32 = 4;
 /// So many samples in a row that find none take it back.
 const CALM_SAMPLES: u32 = 16;
 
-/// How many turns make a round of a trial.
-const ROUND_TURNS: u64 = 256;
-/// How many rounds are tried with each number of readers, by turns.
-const TRIED_ROUNDS: usize = 3;
-/// How many rounds follow the better one before both are tried again.
-const KEPT_ROUNDS: usize = 120;
-/// A round that takes longer than this was not filled with requests, and tells nothing.
-const LONGEST_ROUND: Duration = Duration::from_millis(200);
+/// After this many ticks without a request it is waited for in the way that costs least.
+const REST_TICKS: u32 = 5;
+/// How long to look for a request before sleeping: longer than it takes to wake the program that sends the next one, and
+/// not much longer than to be woken.
+const LOOK: Duration = Duration::from_micros(30);
 
 /// What a thread does with the requests.
 pub(crate) trait Work: Sync {
@@ -68,6 +68,15 @@ pub(crate) enum Turn {
     End,
 }
 
+/// Whether processors may be kept busy in waiting for requests.
+#[derive(Debug)]
+pub enum Polling {
+    /// Never.
+    Never,
+    /// While many requests come, if that makes it faster; all processors, if the means are there.
+    IfItPays(Option<Awake>),
+}
+
 /// Who is where. Lock order: this is a leaf, nothing else is locked or called while it is held.
 #[derive(Debug, Default)]
 struct Threads {
@@ -93,7 +102,12 @@ pub(crate) struct Pool {
     may_read: AtomicUsize,
     /// How many may at least.
     wanted_readers: AtomicUsize,
+    /// Look for requests before sleeping.
+    looks: AtomicBool,
+    /// The way to wait changes under its lock only. Lock order: [`Threads`] comes later.
     trial: Mutex<Trial>,
+    waiting: Arc<Waiting>,
+    awake: Option<Awake>,
     /// Counts the turns that ended.
     turns: AtomicU64,
     monitor_sleeps: AtomicBool,
@@ -108,10 +122,23 @@ pub(crate) struct Pool {
 }
 
 impl Pool {
-    /// A pool of at most `limit` threads, and at least one.
-    pub(crate) fn new(limit: usize) -> Pool {
+    /// A pool of at most `limit` threads, and at least one. `waiting` learns what was decided.
+    pub(crate) fn new(limit: usize, polling: Polling, waiting: Arc<Waiting>) -> Pool {
         let limit = limit.max(1);
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        let read_limit = processors.min(limit);
+        let (look, awake) = match polling {
+            Polling::Never => (false, None),
+            Polling::IfItPays(awake) => (processors > 1, awake),
+        };
+        let ways = match &awake {
+            // Nothing is faster than to wake nobody.
+            Some(_) => vec![Way::Awake],
+            None => {
+                let ways = [(true, Way::One), (read_limit > 1, Way::Two), (look, Way::Look)];
+                ways.into_iter().filter_map(|(can, way)| can.then_some(way)).collect()
+            }
+        };
         Pool {
             threads: Mutex::default(),
             spares: Condvar::new(),
@@ -119,14 +146,17 @@ impl Pool {
             reading: AtomicUsize::new(0),
             may_read: AtomicUsize::new(1),
             wanted_readers: AtomicUsize::new(1),
-            trial: Mutex::default(),
+            looks: AtomicBool::new(false),
+            trial: Mutex::new(Trial::new(ways)),
+            waiting,
+            awake,
             turns: AtomicU64::new(0),
             monitor_sleeps: AtomicBool::new(false),
             ended: AtomicBool::new(false),
             queued: AtomicU32::new(0),
             calm: AtomicU32::new(0),
             limit,
-            read_limit: processors.min(limit),
+            read_limit,
         }
     }
 
@@ -205,6 +235,9 @@ impl Pool {
                 self.wake_one();
             } else {
                 quiet += 1;
+                if quiet == REST_TICKS {
+                    self.rest();
+                }
             }
             seen = turns;
         }
@@ -235,6 +268,9 @@ impl Pool {
         let mut own = work.own();
         let mut sampler = Sampler::default();
         while self.take_turn() {
+            if self.looks.load(Ordering::Relaxed) {
+                look(work);
+            }
             let turn = work.read(&mut own);
             self.leave_turn();
             match turn {
@@ -294,7 +330,7 @@ impl Pool {
     fn leave_turn(&self) {
         self.reading.fetch_sub(1, Ordering::SeqCst);
         let turns = self.turns.fetch_add(1, Ordering::SeqCst) + 1;
-        if turns.is_multiple_of(ROUND_TURNS) && self.read_limit > 1 {
+        if turns.is_multiple_of(ROUND_TURNS) {
             self.end_round();
         }
         if self.monitor_sleeps.load(Ordering::SeqCst) {
@@ -304,9 +340,28 @@ impl Pool {
         }
     }
 
-    /// Ends a round of the trial: the next one may be with another number of readers.
+    /// Ends a round of the trial: the next one may be in another way.
     fn end_round(&self) {
-        let wanted = self.trial.lock().end_round(Instant::now());
+        let mut trial = self.trial.lock();
+        let way = trial.end_round(Instant::now(), &self.waiting);
+        self.follow(way);
+    }
+
+    /// Waits in the way that costs least until requests come again.
+    fn rest(&self) {
+        let mut trial = self.trial.lock();
+        let way = trial.pause();
+        self.follow(way);
+    }
+
+    /// Waits in this way from now on. Under the lock of the trial.
+    fn follow(&self, way: Way) {
+        self.looks.store(way == Way::Look, Ordering::Relaxed);
+        if let Some(awake) = &self.awake {
+            // What is refused does not make waiting faster, which the next trial finds.
+            let _slower_at_worst = awake.set(way == Way::Awake);
+        }
+        let wanted = way.readers();
         let before = self.wanted_readers.swap(wanted, Ordering::SeqCst);
         if wanted == before {
             return;
@@ -349,52 +404,11 @@ impl Pool {
     }
 }
 
-/// Finds out whether one thread or two should wait for requests while none queue.
-///
-/// One is the better choice where its program and it take turns on one processor: two would wake each other. But where
-/// processors are virtual, the scheduler of some kernels keeps the two on different ones for ever once they are, and
-/// each request and each answer has to wake a halted processor, 20 microseconds each time. Of two threads that take
-/// turns, one has slept long enough to be woken on the processor of the program. No interface tells which machine this
-/// is; the clock does.
-#[derive(Debug, Default)]
-struct Trial {
-    /// When the round began; `None` if none has.
-    since: Option<Instant>,
-    /// Which round it is.
-    round: usize,
-    /// How long the tried rounds took, with one reader and with two.
-    took: [Duration; 2],
-    two_are_better: bool,
-}
-
-impl Trial {
-    /// Learns from a round and begins the next one; returns how many readers that is for.
-    fn end_round(&mut self, now: Instant) -> usize {
-        let took = self.since.replace(now).map(|since| now.saturating_duration_since(since));
-        let Some(took) = took.filter(|took| *took <= LONGEST_ROUND) else {
-            // Nothing can be compared with a pause.
-            self.round = 0;
-            self.took = [Duration::ZERO; 2];
-            return self.readers();
-        };
-        if self.round < 2 * TRIED_ROUNDS {
-            self.took[self.round % 2] += took;
-        }
-        self.round += 1;
-        if self.round == 2 * TRIED_ROUNDS {
-            self.two_are_better = self.took[1] < self.took[0];
-        }
-        if self.round == 2 * TRIED_ROUNDS + KEPT_ROUNDS {
-            self.round = 0;
-            self.took = [Duration::ZERO; 2];
-        }
-        self.readers()
-    }
-
-    /// How many readers this round is for.
-    fn readers(&self) -> usize {
-        let two = if self.round < 2 * TRIED_ROUNDS { self.round % 2 == 1 } else { self.two_are_better };
-        if two { 2 } else { 1 }
+/// Looks for a request, for a moment.
+fn look<W: Work>(work: &W) {
+    let end = Instant::now() + LOOK;
+    while !work.has_pending() && Instant::now() < end {
+        std::hint::spin_loop();
     }
 }
 

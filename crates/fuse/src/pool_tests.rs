@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use super::*;
+use std::io::Read;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Instant;
 
@@ -48,10 +49,13 @@ impl Work for Fake<'_> {
 }
 
 fn run(limit: usize, feed: impl FnOnce(&Sender<Option<(u64, bool)>>, &Fake<'_>) + Send) -> (usize, usize) {
-    let pool = Pool::new(limit);
+    run_in(&Pool::new(limit, Polling::IfItPays(None), Arc::default()), feed)
+}
+
+fn run_in(pool: &Pool, feed: impl FnOnce(&Sender<Option<(u64, bool)>>, &Fake<'_>) + Send) -> (usize, usize) {
     let (sender, receiver) = channel();
     let fake = Fake {
-        pool: &pool,
+        pool,
         requests: Mutex::new(receiver),
         answered: AtomicUsize::new(0),
         busy: AtomicUsize::new(0),
@@ -96,37 +100,33 @@ fn a_request_that_takes_long_unannounced_does_not_stop_the_others() {
     assert_eq!(answered, 2);
 }
 
-/// How many readers each of the rounds is for, if one takes `one` and `two` milliseconds.
-fn tried(trial: &mut Trial, now: &mut Instant, rounds: usize, one: u64, two: u64) -> Vec<usize> {
-    let mut readers = Vec::new();
-    for _ in 0..rounds {
-        let took = if trial.readers() == 2 { two } else { one };
-        *now += Duration::from_millis(took);
-        readers.push(trial.end_round(*now));
-    }
-    readers
+#[test]
+fn waiting_in_all_ways_loses_no_request() {
+    let (answered, _) = run(4, |sender, fake| {
+        for way in [Way::Look, Way::Two, Way::Awake, Way::One, Way::Look] {
+            fake.pool.follow(way);
+            (0..200).for_each(|_| sender.send(Some((0, false))).unwrap());
+            std::thread::sleep(Duration::from_millis(5));
+            fake.pool.rest();
+        }
+    });
+    assert_eq!(answered, 1000);
 }
 
 #[test]
-fn the_faster_number_of_readers_stays() {
-    let (mut trial, mut now) = (Trial::default(), Instant::now());
-    // The first round ends without having begun.
-    let first = tried(&mut trial, &mut now, 1 + 2 * TRIED_ROUNDS, 20, 10);
-    assert_eq!(first, [1, 2, 1, 2, 1, 2, 2]);
-    let kept = tried(&mut trial, &mut now, KEPT_ROUNDS, 20, 10);
-    assert_eq!(kept[..KEPT_ROUNDS - 1], [2; KEPT_ROUNDS - 1]);
-    // And again, now that one is faster.
-    assert_eq!(kept[KEPT_ROUNDS - 1], 1);
-    let again = tried(&mut trial, &mut now, 2 * TRIED_ROUNDS, 10, 20);
-    assert_eq!(again, [2, 1, 2, 1, 2, 1]);
-    assert_eq!(tried(&mut trial, &mut now, 5, 10, 20), [1; 5]);
-}
-
-#[test]
-fn a_pause_begins_the_trial_anew() {
-    let (mut trial, mut now) = (Trial::default(), Instant::now());
-    tried(&mut trial, &mut now, 4, 10, 20);
-    now += Duration::from_secs(5);
-    assert_eq!(trial.end_round(now), 1);
-    assert_eq!(tried(&mut trial, &mut now, 2 * TRIED_ROUNDS, 20, 10), [2, 1, 2, 1, 2, 2]);
+fn processors_are_kept_awake_while_requests_come_and_not_after() {
+    let (mut read, device) = std::io::pipe().unwrap();
+    let waiting = Arc::new(Waiting::default());
+    let polling = Polling::IfItPays(Some(Awake::told_to(device.into())));
+    let (hold, rest) = (0_i32.to_ne_bytes(), (-1_i32).to_ne_bytes());
+    let requests = usize::try_from(ROUND_TURNS).unwrap() * 20;
+    let (answered, _) = run_in(&Pool::new(4, polling, Arc::clone(&waiting)), |sender, _| {
+        for _ in 0..2 {
+            (0..requests).for_each(|_| sender.send(Some((0, false))).unwrap());
+            let mut told = [[0; 4]; 2];
+            read.read_exact(told.as_flattened_mut()).unwrap();
+            assert_eq!(told, [hold, rest]);
+        }
+    });
+    assert_eq!((answered, waiting.name()), (2 * requests, "processors awake"));
 }

@@ -7,9 +7,10 @@ use crate::flight::{Flight, Flights, SLOW_TICKS, Slot};
 use crate::init::{self, Changes, Feature, InForce, negotiate, put_init_out, put_offer_again};
 use crate::mount::{MountError, MountSpec, mount};
 use crate::notify::{notifier, resend};
-use crate::pool::{Pool, Turn, Work};
+use crate::pool::{Polling, Pool, Turn, Work};
 use crate::stats::Stats;
 use crate::trace::Trace;
+use crate::waiting::Waiting;
 use crate::wire::flags::UNIQUE_RESEND;
 use crate::wire::input::{Header, Malformed, Request, SetXattrForm, decode};
 use crate::wire::op::Op;
@@ -112,6 +113,8 @@ pub struct Connection {
     tuning: Tuning,
     flights: Arc<Flights>,
     stats: Arc<Stats>,
+    polling: Polling,
+    waiting: Arc<Waiting>,
     /// What an earlier server has left.
     taken: Option<TakenOver>,
 }
@@ -133,6 +136,8 @@ impl Connection {
             tuning: Tuning::default(),
             flights: Arc::default(),
             stats: Arc::default(),
+            polling: Polling::Never,
+            waiting: Arc::default(),
             taken: None,
         }
     }
@@ -153,6 +158,17 @@ impl Connection {
     #[must_use]
     pub fn with_tuning(self, tuning: Tuning) -> Connection {
         Connection { tuning, ..self }
+    }
+
+    /// Sets whether processors may be kept busy in waiting for requests.
+    #[must_use]
+    pub fn with_polling(self, polling: Polling) -> Connection {
+        Connection { polling, ..self }
+    }
+
+    /// How requests are waited for, from now until the connection ends.
+    pub fn waiting(&self) -> Arc<Waiting> {
+        Arc::clone(&self.waiting)
     }
 
     /// A function that tells the kernel what has changed of a node other than by its own request: the
@@ -193,7 +209,8 @@ impl Connection {
         let trace = Trace::from_environment().map_err(ServeError::Trace)?;
         let in_force = self.begin(overlay)?;
         ready(&in_force);
-        let pool = self.shared.pool.get_or_init(|| Pool::new(self.tuning.max_threads));
+        let pool =
+            self.shared.pool.get_or_init(|| Pool::new(self.tuning.max_threads, self.polling, self.waiting));
         let device = &self.shared.device;
         let files = Files::new(device, self.tuning.passthrough && in_force.has(Feature::Passthrough));
         let files = files.with(self.taken.as_ref().map_or(&[], |taken| &taken.handles));

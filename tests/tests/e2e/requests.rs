@@ -372,6 +372,48 @@ fn what_was_asked_is_counted() -> Result<()> {
     assert!(of_ours(said(&["--json"])?)?.get("stats").is_none());
     let text = said(&["--stats"])?;
     assert!(text.contains("operation") && text.contains("names at hand"), "{text}");
+    assert_eq!(stats["waiting"], "undecided", "{stats}");
+    Ok(())
+}
+
+/// Whether the daemon of a mount has the means to keep processors awake, and how it waits after many requests.
+fn waits(options: &str) -> Result<(bool, String)> {
+    let mount =
+        Traced::with("acetate-waits", &format!("lowerdir=lower,upperdir=upper,workdir=work{options}"))?;
+    for _ in 0..200 {
+        for number in 0..30 {
+            fs::read(mount.path("merged/dir").join(format!("file-{number}")))?;
+        }
+    }
+    let merged = fs::canonicalize(mount.path("merged"))?;
+    let output = Command::new(acetate_bin()?).args(["mounts", "--stats", "--json"]).output()?;
+    let document: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+    let entries = document["mounts"].as_array().context("no mounts")?;
+    let ours = entries.iter().find(|entry| entry["mountpoint"].as_str().map(Path::new) == Some(&merged));
+    let ours = ours.context("the mount is not shown")?;
+    let mut has = false;
+    for file in fs::read_dir(format!("/proc/{}/fd", ours["pid"]))? {
+        // Some are closed meanwhile.
+        has |= fs::read_link(file?.path()).is_ok_and(|to| to == Path::new("/dev/cpu_dma_latency"));
+    }
+    Ok((has, ours["stats"]["waiting"].as_str().context("no waiting")?.to_owned()))
+}
+
+#[test]
+fn processors_are_kept_awake_where_they_are_virtual_and_few_unless_told_not_to() -> Result<()> {
+    if !have("processors_are_kept_awake", &[Need::Root, Need::Fuse])? {
+        return Ok(());
+    }
+    let driver = fs::read_to_string("/sys/devices/system/cpu/cpuidle/current_driver").unwrap_or_default();
+    let few = (2..=8).contains(&std::thread::available_parallelism()?.get());
+    let can = driver.trim() == "haltpoll"
+        && few
+        && File::options().write(true).open("/dev/cpu_dma_latency").is_ok();
+    let (has, waiting) = waits("")?;
+    assert_eq!(has, can, "driver {driver:?}");
+    assert!(!can || ["processors awake", "undecided"].contains(&waiting.as_str()), "{waiting}");
+    let (has, waiting) = waits(",busy_poll=off")?;
+    assert!(!has && ["one thread", "two threads", "undecided"].contains(&waiting.as_str()), "{waiting}");
     Ok(())
 }
 

@@ -174,8 +174,9 @@ fn paragraph(entry: &Entry) -> String {
 
 /// What a daemon has counted, indented as the rest of its paragraph.
 fn statistics(stats: &Statistics) -> String {
-    let Statistics { caches, nodes, open_files, .. } = stats;
-    let mut text = format!("  known  {nodes} files and directories, {open_files} open files\n");
+    let Statistics { caches, nodes, open_files, waiting, .. } = stats;
+    let mut text =
+        format!("  known  {nodes} files and directories, {open_files} open files\n  waits  {waiting}\n");
     let kept =
         [("names", &caches.names), ("listings", &caches.listings), ("directories", &caches.directories)];
     for (what, cache) in kept {

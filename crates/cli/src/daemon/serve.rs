@@ -2,15 +2,18 @@
 
 use super::inherit::{Inherited, Known, Role};
 use super::keep::Holder;
+use super::statistics::Statistics;
 use super::status::Socket;
 use super::{READY, holder, inherit, notify, privileges, signals};
 use crate::error::Failure;
 use crate::mount::{Locks, Opened, Plan, Request, prepare, prepare_again};
 use crate::mountinfo;
-use crate::options::{Compat, LowerChanges, Options, RedirectDir, Switch, Uuid, Xino};
+use crate::options::{BusyPoll, Compat, LowerChanges, Options, RedirectDir, Switch, Uuid, Xino};
 use crate::out::{cause, exact, note, shown, warn};
 use crate::record::{self, Record};
-use acetate_fuse::{Connection, Ended, InForce, MountError, MountFlags, MountSpec, ServeError};
+use acetate_fuse::{
+    Awake, Connection, Ended, InForce, MountError, MountFlags, MountSpec, Polling, ServeError,
+};
 use acetate_layer::mark::Dialect;
 use acetate_layer::view::{Rules, View};
 use acetate_layer::work::{self, Identify, WhiteoutForm};
@@ -135,7 +138,9 @@ fn mount(request: &Request, holder: Option<&Holder>) -> Result<(Started, Opened,
         labels: labels(options),
     };
     signals::hold()?;
-    let connection = Connection::mount(&target.path, &spec).map_err(|error| refused(&error, request))?;
+    let connection = Connection::mount(&target.path, &spec)
+        .map_err(|error| refused(&error, request))?
+        .with_polling(polling(options));
     let device = device_at(&target.path);
     device.inspect(|device| read_far_ahead(*device));
     record.holder =
@@ -158,7 +163,7 @@ fn take_over(
     signals::hold()?;
     let opened = prepare_again(request, &layers)?;
     let config = config(&opened, is_read_only(request, &opened))?;
-    let connection = Connection::from_device(connection);
+    let connection = Connection::from_device(connection).with_polling(polling(&request.parsed.options));
     let known = Known::before(holder, memory, files);
     Ok((Started { connection, config, record, target, device, known }, opened, locks))
 }
@@ -222,10 +227,11 @@ fn serve_connection<L: UpperLayer>(
         warn(format_args!("acetate mounts will not show requests in flight: {error}"));
         None
     });
-    let (flights, stats) = (connection.flights(), connection.stats());
+    let (flights, stats, waiting) = (connection.flights(), connection.stats(), connection.waiting());
     std::thread::scope(|scope| {
         if let Some(socket) = &socket {
-            let answer = || socket.serve(overlay, &flights, &stats);
+            let answer =
+                || socket.serve(overlay, &flights, || Statistics::of(overlay, stats.list(), waiting.name()));
             // Without it the requests are not shown, which is all.
             let _shown =
                 std::thread::Builder::new().name("acetate-status".into()).spawn_scoped(scope, answer);
@@ -421,6 +427,14 @@ fn read_far_ahead((major, minor): (u32, u32)) {
     let file = format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb");
     // Without it sequential reads take more requests, which is all.
     let _slower = std::fs::write(file, kib.to_string());
+}
+
+/// How to wait for requests.
+fn polling(options: &Options) -> Polling {
+    match options.busy_poll.unwrap_or(BusyPoll::Auto) {
+        BusyPoll::Auto => Polling::IfItPays(Awake::open()),
+        BusyPoll::Off => Polling::Never,
+    }
 }
 
 /// Keeps a record of the mount, where one can be kept.

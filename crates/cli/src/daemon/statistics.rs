@@ -15,6 +15,8 @@ pub(crate) struct Statistics {
     /// Files and directories that the kernel knows.
     pub(crate) nodes: usize,
     pub(crate) open_files: usize,
+    /// How requests are waited for while many come.
+    pub(crate) waiting: String,
 }
 
 /// One operation. Times are in nanoseconds, those of the server alone.
@@ -50,7 +52,11 @@ pub(crate) struct Cache {
 }
 
 impl Statistics {
-    pub(super) fn of<L: UpperLayer>(overlay: &Overlay<L>, operations: Vec<OpStats>) -> Statistics {
+    pub(super) fn of<L: UpperLayer>(
+        overlay: &Overlay<L>,
+        operations: Vec<OpStats>,
+        waiting: &str,
+    ) -> Statistics {
         let counts = overlay.counts();
         Statistics {
             operations: operations.into_iter().map(Operation::from).collect(),
@@ -61,6 +67,7 @@ impl Statistics {
             },
             nodes: counts.nodes,
             open_files: counts.handles,
+            waiting: waiting.to_owned(),
         }
     }
 

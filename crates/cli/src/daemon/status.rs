@@ -3,7 +3,7 @@
 
 use super::statistics::Statistics;
 use crate::out::exact;
-use acetate_fuse::{Flights, Stats};
+use acetate_fuse::Flights;
 use acetate_layer::UpperLayer;
 use acetate_overlay::Overlay;
 use rustix::net::Shutdown;
@@ -63,7 +63,12 @@ impl Socket {
     }
 
     /// Answers until [`close`](Self::close).
-    pub(super) fn serve<L: UpperLayer>(&self, overlay: &Overlay<L>, flights: &Flights, stats: &Stats) {
+    pub(super) fn serve<L: UpperLayer>(
+        &self,
+        overlay: &Overlay<L>,
+        flights: &Flights,
+        statistics: impl Fn() -> Statistics,
+    ) {
         for stream in self.listener.incoming() {
             let Ok(mut stream) = stream else { return };
             let requests = flights.list().into_iter().map(|flight| {
@@ -75,8 +80,7 @@ impl Socket {
                     seconds: flight.seconds,
                 }
             });
-            let statistics = Statistics::of(overlay, stats.list());
-            let status = Status { requests: requests.collect(), statistics };
+            let status = Status { requests: requests.collect(), statistics: statistics() };
             // Whoever asked may have gone away, or may not read.
             let _nobody_reads = stream
                 .set_write_timeout(Some(PATIENCE))

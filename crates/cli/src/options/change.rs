@@ -36,6 +36,7 @@ impl Options {
             (differs(self.compat, mounted.compat), "compat"),
             (differs(self.lower, mounted.lower), "lower"),
             (differs(self.takeover, mounted.takeover), "takeover"),
+            (differs(self.busy_poll, mounted.busy_poll), "busy_poll"),
             (differs(self.oci_whiteouts.as_ref(), mounted.oci_whiteouts.as_ref()), "oci_whiteouts"),
             (self.owners != Owners::default() && self.owners != mounted.owners, "the owners that are shown"),
             (!self.contexts.is_empty() && self.contexts != mounted.contexts, "context"),

@@ -1,7 +1,7 @@
 //! [`Options`] to option text, which parses back to the same.
 
 use super::names::FLAGS;
-use super::{Compat, Fsync, LowerChanges, Options, RedirectDir, Switch, Uuid, Verity, Xino};
+use super::{BusyPoll, Compat, Fsync, LowerChanges, Options, RedirectDir, Switch, Uuid, Verity, Xino};
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
@@ -30,6 +30,7 @@ impl Options {
             word("compat", self.compat, Compat::ALL),
             word("lower", self.lower, LowerChanges::ALL),
             word("takeover", self.takeover, Switch::ALL),
+            word("busy_poll", self.busy_poll, BusyPoll::ALL),
         ];
         words.extend(choices.into_iter().flatten());
         words.extend(self.owners.words());

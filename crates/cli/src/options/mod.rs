@@ -103,6 +103,15 @@ choices! {
     }
 }
 choices! {
+    /// Whether processors may be kept busy in waiting for requests.
+    BusyPoll {
+        /// While many requests come, if it makes the mount faster.
+        Auto = "auto",
+        /// Never.
+        Off = "off",
+    }
+}
+choices! {
     /// Who can read the upper layer.
     Compat {
         /// Every kernel.
@@ -165,6 +174,8 @@ pub(crate) struct Options {
     pub(crate) lower: Option<LowerChanges>,
     /// `takeover=`: the mount outlives its server.
     pub(crate) takeover: Option<Switch>,
+    /// `busy_poll=`: how the daemon may wait.
+    pub(crate) busy_poll: Option<BusyPoll>,
     /// `userxattr`
     pub(crate) userxattr: bool,
     /// Who is shown as the owner of what.

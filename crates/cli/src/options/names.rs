@@ -126,6 +126,7 @@ pub(super) const VALUED: &[&str] = &[
     "compat",
     "lower",
     "takeover",
+    "busy_poll",
     "fsname",
     "uidmapping",
     "gidmapping",

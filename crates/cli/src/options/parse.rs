@@ -167,6 +167,7 @@ impl Parser {
             "fsync" => options.fsync = Some(choose(option, value, Fsync::ALL)?),
             "lower" => options.lower = Some(choose(option, value, super::LowerChanges::ALL)?),
             "takeover" => options.takeover = Some(choose(option, value, super::Switch::ALL)?),
+            "busy_poll" => options.busy_poll = Some(choose(option, value, super::BusyPoll::ALL)?),
             "compat" => options.compat = Some(choose(option, value, super::Compat::ALL)?),
             "uidmapping" | "gidmapping" => {
                 let owners = &mut options.owners;
