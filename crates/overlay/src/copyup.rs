@@ -5,7 +5,8 @@
 //! Order of the steps: docs/semantics.md, "Copy-up"; after the kernel's `ovl_copy_up_one` (Linux 6.18).
 
 use crate::error::{OpError, Result, Step};
-use crate::node::{Links, Lower, Node, Place, Real};
+use crate::node::{Lower, Node, Real};
+use crate::state::{Links, Place};
 use crate::{Changed, Durability, Index, Overlay};
 use acetate_layer::mark::{self, Below, Digest, Mark, ProtAttr};
 use acetate_layer::work::Staged;
@@ -144,12 +145,12 @@ impl<L: UpperLayer> Overlay<L> {
             return None;
         }
         let state = node.state.read();
-        state.index.as_ref()?;
+        state.index()?;
         let place = match name {
-            Some((dir, name)) => state.places.iter().find(|place| place.is(dir, name)),
-            None => state.places.last(),
+            Some((dir, name)) => state.places().find(|place| place.is(dir, name)),
+            None => state.places().next_back(),
         };
-        place.filter(|place| !place.in_upper).cloned()
+        place.filter(|place| !place.in_upper).map(|place| place.to_place())
     }
 
     /// Gives an indexed object a name in upper that it has in the overlay already.
@@ -159,15 +160,15 @@ impl<L: UpperLayer> Overlay<L> {
         let times = upper.stat(At::Dir(&parent)).step("stat the parent directory in upper")?;
         self.mark_impure(&place.parent)?;
         let mut state = node.state.write();
-        let Some(at) = state.places.iter().position(|now| now.is(&place.parent, &place.name)) else {
+        if !state.has_place(&place.parent, &place.name) {
             return Err(OpError::Exists);
-        };
-        let real = state.upper.clone().ok_or(OpError::Stale)?;
-        if let Some(links) = state.links {
+        }
+        let real = state.upper().ok_or(OpError::Stale)?;
+        if let Some(links) = state.links() {
             self.store_links_below(upper, real.at(), links)?;
         }
         upper.link(real.at(), &parent, &place.name).step("link a copy from the index")?;
-        state.places[at].in_upper = true;
+        state.set_in_upper(|now| now.is(&place.parent, &place.name));
         // The count is right as it is; this form is the one that later changes start from.
         let _as_good = self.store_links(upper, &state);
         let _times_are_cosmetic =
@@ -185,11 +186,11 @@ impl<L: UpperLayer> Overlay<L> {
     fn place_for_copy(&self, node: &Node<L>, name: Option<(&Arc<Node<L>>, &[u8])>) -> Result<Place<L>> {
         let parent = {
             let state = node.state.read();
-            let named = name.and_then(|(dir, name)| state.places.iter().find(|place| place.is(dir, name)));
-            if let Some(place) = named.or(state.places.last()) {
-                return Ok(place.clone());
+            let named = name.and_then(|(dir, name)| state.places().find(|place| place.is(dir, name)));
+            if let Some(place) = named.or(state.places().next_back()) {
+                return Ok(place.to_place());
             }
-            state.removed_from.clone()
+            state.removed_from().cloned()
         };
         if let Some(parent) = parent {
             self.mark_impure(&parent)?;
@@ -198,14 +199,13 @@ impl<L: UpperLayer> Overlay<L> {
     }
 
     fn still_at(&self, node: &Node<L>, place: &Place<L>) -> bool {
-        node.state.read().places.iter().any(|now| now.is(&place.parent, &place.name))
+        node.state.read().has_place(&place.parent, &place.name)
     }
 
     fn copy_up_locked(&self, node: &Arc<Node<L>>, place: &Place<L>, data: Data) -> Result<()> {
         let upper = self.upper()?;
-        let lower = node.state.read().lowers.first().cloned().ok_or(OpError::Stale)?;
-        let parent = place.parent.state.read().upper.clone().ok_or(OpError::Stale)?;
-        let parent = parent.dir().ok_or(OpError::NotDir)?;
+        let lower = node.state.read().lower().map(|lower| lower.to_lower()).ok_or(OpError::Stale)?;
+        let parent = &crate::op::remove::real_dir(&place.parent)?;
         let layer = &self.lowers[lower.layer];
         let mut stat = layer.stat(lower.real.at()).step("stat the lower object")?;
         if self.config.lower_changes && stat.kind != Kind::Dir {
@@ -498,7 +498,7 @@ impl<L: UpperLayer> Overlay<L> {
         let upper = self.upper()?;
         let mut state = node.state.write();
         // A rename or removal since then has changed the place; both copy up first or leave none.
-        let kept = state.places.iter().any(|now| now.is(&place.parent, &place.name));
+        let kept = state.has_place(&place.parent, &place.name);
         if !kept {
             return Err(if kind == Kind::Dir { OpError::NotDir } else { OpError::Exists });
         }
@@ -521,16 +521,13 @@ impl<L: UpperLayer> Overlay<L> {
         if kind != Kind::Dir {
             state.metacopy = data == Data::Below;
             if !state.metacopy {
-                state.lowers.clear();
-                state.data_path = None;
+                state.leave_lowers();
             }
         }
         state.has_origin = origin != Kept::Nothing;
-        for known in &mut state.places {
-            known.in_upper = true;
-        }
+        state.set_in_upper(|_| true);
         state.prot = prot;
-        state.upper = Some(real);
+        state.set_upper(real);
         node.in_upper.store(true, Ordering::Release);
         node.data_in_upper.store(data != Data::Below, Ordering::Release);
         Ok(())
@@ -555,14 +552,13 @@ impl<L: UpperLayer> Overlay<L> {
         }
         state.metacopy = data == Data::Below;
         if !state.metacopy {
-            state.lowers.clear();
-            state.data_path = None;
+            state.leave_lowers();
         }
         state.has_origin = true;
         state.prot = prot;
-        state.index = Some(name.into());
-        state.links = Some(links);
-        state.upper = Some(Real::Named(upper.work().clone(), name.into()));
+        state.set_index(Some(name.into()));
+        state.set_links(Some(links));
+        state.set_upper(Real::Named(upper.work().clone(), name.into()));
         node.in_upper.store(true, Ordering::Release);
         node.data_in_upper.store(data != Data::Below, Ordering::Release);
         Ok(())
@@ -576,11 +572,9 @@ impl<L: UpperLayer> Overlay<L> {
         }
         let upper = self.upper()?;
         let state = dir.state.read();
-        let Some(real) = &state.upper else {
-            return Err(OpError::Stale);
-        };
+        let at = state.in_upper()?;
         let name = self.config.dialect.name(Mark::Impure);
-        upper.set_xattr(real.at(), name, b"y", SetXattr::Any).step("mark a directory impure")?;
+        upper.set_xattr(at, name, b"y", SetXattr::Any).step("mark a directory impure")?;
         part.impure.store(true, Ordering::Release);
         (self.changed)(dir.id, Changed::Attributes);
         Ok(())

@@ -6,7 +6,6 @@ use crate::node::Node;
 use crate::{HandleId, OpenFlags, Overlay};
 use acetate_layer::{Access, At, Kind, UpperLayer};
 use parking_lot::RwLock;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 
 /// An open regular file.
@@ -17,7 +16,7 @@ pub(crate) struct OpenFile<L: UpperLayer> {
     pub access: Access,
     /// Reads leave the access time alone.
     keep_atime: bool,
-    /// Counted among the executions of the node.
+    /// Open to be executed.
     execute: bool,
     real: RwLock<RealFile<L>>,
     /// What the next server will be told of it.
@@ -40,10 +39,6 @@ impl<L: UpperLayer> Clone for RealFile<L> {
 
 impl<L: UpperLayer> OpenFile<L> {
     pub fn new(node: Arc<Node<L>>, flags: OpenFlags, real: RealFile<L>) -> OpenFile<L> {
-        if flags.execute {
-            node.executions.fetch_add(1, Ordering::AcqRel);
-        }
-        node.handles.fetch_add(1, Ordering::AcqRel);
         OpenFile {
             node,
             access: flags.access,
@@ -54,19 +49,15 @@ impl<L: UpperLayer> OpenFile<L> {
         }
     }
 
+    /// Whether it is open to be executed.
+    pub fn executes(&self) -> bool {
+        self.execute
+    }
+
     /// As it was opened.
     pub fn flags(&self) -> OpenFlags {
         let (access, keep_atime, execute) = (self.access, self.keep_atime, self.execute);
         OpenFlags { access, keep_atime, execute, ..OpenFlags::READ }
-    }
-}
-
-impl<L: UpperLayer> Drop for OpenFile<L> {
-    fn drop(&mut self) {
-        self.node.handles.fetch_sub(1, Ordering::AcqRel);
-        if self.execute {
-            self.node.executions.fetch_sub(1, Ordering::AcqRel);
-        }
     }
 }
 
@@ -117,16 +108,16 @@ impl<L: UpperLayer> Overlay<L> {
         if node.kind != Kind::File {
             return Err(OpError::Invalid);
         }
-        if let Some(upper) = &node.state.read().upper
+        if let Some(at) = node.state.read().upper_at()
             && node.data_in_upper()
         {
-            let file = self.upper_layer()?.open_file(upper.at(), access).step("open the upper file")?;
+            let file = self.upper_layer()?.open_file(at, access).step("open the upper file")?;
             return Ok(RealFile { file: Arc::new(file), lower: None });
         }
         let Some(lower) = self.data_part(node)? else {
             // Copied up in between.
             let state = node.state.read();
-            let at = state.upper.as_ref().ok_or(OpError::Stale)?.at();
+            let at = state.in_upper()?;
             let file = self.upper_layer()?.open_file(at, access).step("open the upper file")?;
             return Ok(RealFile { file: Arc::new(file), lower: None });
         };

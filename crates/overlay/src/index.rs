@@ -7,7 +7,8 @@
 //! The index directory is the staging directory, too.
 
 use crate::error::{OpError, Result, Step};
-use crate::node::{Links, Lower, Node, Real, State};
+use crate::node::{Lower, Node, Real};
+use crate::state::{Links, State};
 use crate::{Index, Overlay};
 use acetate_layer::mark::{self, Dialect, Mark, Origin};
 use acetate_layer::work::remove_tree;
@@ -103,11 +104,11 @@ impl<L: UpperLayer> Overlay<L> {
     /// Stores the number of names relative to the links of the copy.
     pub(crate) fn store_links(&self, upper: &L, state: &State<L>) -> Result<()> {
         const STEP: &str = "store the number of names";
-        let (Some(links), Some(real)) = (&state.links, &state.upper) else {
+        let (Some(links), Some(at)) = (state.links(), state.upper_at()) else {
             return Ok(());
         };
-        let now = upper.stat(real.at()).step(STEP)?.nlink;
-        self.set_links(upper, real.at(), mark::Links::to_upper(links.union, now))
+        let now = upper.stat(at).step(STEP)?.nlink;
+        self.set_links(upper, at, mark::Links::to_upper(links.union, now))
     }
 
     fn set_links(&self, upper: &L, at: At<'_, L>, links: mark::Links) -> Result<()> {
@@ -133,7 +134,10 @@ impl<L: UpperLayer> Overlay<L> {
         }
         let (indexed, only_below) = {
             let state = node.state.read();
-            (state.index.is_some(), state.lowers.first().cloned().filter(|_| state.upper.is_none()))
+            (
+                state.index().is_some(),
+                state.lower().filter(|_| !state.has_upper()).map(|lower| lower.to_lower()),
+            )
         };
         let will_be = match only_below {
             Some(lower) => {
@@ -151,21 +155,23 @@ impl<L: UpperLayer> Overlay<L> {
 
     /// Whether losing one more name is the end of an indexed file.
     pub(crate) fn is_last_link(&self, state: &State<L>) -> bool {
-        state.links.is_none_or(|links| links.union <= 1)
+        state.links().is_none_or(|links| links.union <= 1)
     }
 
     /// Records that an indexed object has lost a name; one without any leaves the index.
     pub(crate) fn after_losing_name(&self, upper: &L, node: &Node<L>, state: &mut State<L>) {
-        let Some(name) = &state.index else {
+        let Some(name) = state.index().map(Box::<[u8]>::from) else {
             return;
         };
+        let name = &*name;
         if node.kind != Kind::Dir {
-            let Some(links) = &mut state.links else {
+            let Some(mut links) = state.links() else {
                 return;
             };
             // The layers may have changed underneath: a name that is known counts.
-            if links.union > u32::from(!state.places.is_empty()) {
+            if links.union > u32::from(state.place().is_some()) {
                 links.union -= 1;
+                state.set_links(Some(links));
             }
             if links.union > 0 {
                 return;
@@ -180,26 +186,26 @@ impl<L: UpperLayer> Overlay<L> {
             (Index::All, _) => whiteout().and_then(|whiteout| whiteout.publish(upper.work(), name)),
             _ => upper.unlink(upper.work(), name),
         };
-        state.index = None;
+        state.set_index(None);
     }
 
     /// Makes the entry of an object that has just got its name in upper. Without it the object is a plain one, so a
     /// failure is none of the copy-up.
     pub(crate) fn index_named(&self, upper: &L, node: &Node<L>, name: Box<[u8]>) {
         let mut state = node.state.write();
-        let Some(real) = state.upper.clone() else {
+        let Some(real) = state.upper() else {
             return;
         };
         if node.kind == Kind::Dir {
             if self.index_directory(upper, &name, real.at()).is_ok() {
-                state.index = Some(name);
+                state.set_index(Some(name));
             }
             return;
         }
         if upper.link(real.at(), upper.work(), &name).is_ok() {
-            state.upper = Some(Real::Named(upper.work().clone(), name.clone()));
-            state.index = Some(name);
-            state.links = Some(Links { union: 1, below: 1 });
+            state.set_upper(Real::Named(upper.work().clone(), (&*name).into()));
+            state.set_index(Some(name));
+            state.set_links(Some(Links { union: 1, below: 1 }));
             // The real number counts as long as the lower file has one name.
             let _not_read = self.store_links(upper, &state);
         }

@@ -3,6 +3,7 @@
 //! The engine works over any [`UpperLayer`]: directories or memory. It knows no FUSE, no system calls and no paths.
 //! Every operation checks, plans, acts once and records; locks and their order are described in [`node`].
 
+mod children;
 mod config;
 mod copyup;
 mod error;
@@ -13,6 +14,7 @@ mod ledger;
 mod listing;
 mod merge;
 mod metacopy;
+mod name;
 mod node;
 mod op;
 mod order;
@@ -20,6 +22,7 @@ mod origin;
 mod protect;
 mod redirect;
 mod renew;
+mod state;
 mod table;
 mod takeover;
 mod types;
@@ -36,8 +39,9 @@ pub use whereabouts::{InLayer, Whereabouts};
 use acetate_layer::work::Staging;
 use acetate_layer::{At, Counted, FsId, Kind, Layer, Tally, UpperLayer};
 use error::Step;
-use node::{Lower, Node, Real, State};
+use node::{Lower, Node, Real};
 use order::{Mutex, rank};
+use state::State;
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -168,10 +172,12 @@ impl<L: UpperLayer> Overlay<L> {
             (None, None) => return Err(OpError::Invalid),
         };
         let mut state = State::new(ino);
-        state.upper = upper;
-        state.lowers = lowers;
-        if let (Some(layer), Some(real)) = (&self.upper, &state.upper) {
-            state.prot = self.read_protection(layer, real.at(), None)?;
+        if let Some(real) = upper {
+            state.set_upper(real);
+        }
+        state.set_lowers(lowers);
+        if let (Some(layer), Some(at)) = (&self.upper, state.upper_at()) {
+            state.prot = self.read_protection(layer, at, None)?;
         }
         Ok(Arc::new(Node::new(NodeId::ROOT, Kind::Dir, state)))
     }

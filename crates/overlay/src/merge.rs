@@ -3,8 +3,9 @@
 //! The rules are those of the kernel's `ovl_lookup` (Linux 6.18, fs/overlayfs/namei.c; docs/semantics.md, "Lookup").
 
 use crate::error::{OpError, Result, Step};
-use crate::node::{Links, Lower, Node, Real, State};
+use crate::node::{Lower, Node, Real};
 use crate::origin::{Source, UNKNOWN_LINKS, index_name};
+use crate::state::{Links, State};
 use crate::{Index, Overlay};
 use acetate_layer::mark::{self, Mark, Opaque, ProtAttr, Redirect};
 use acetate_layer::{At, Errno, Kind, Stat, UpperLayer};
@@ -103,50 +104,46 @@ impl<L: UpperLayer> Overlay<L> {
             metacopy: false,
             marked_below: false,
             redirect: None,
-            last: !reads_marks && parent.lowers.is_empty(),
+            last: !reads_marks && !parent.has_lowers(),
             xattr_whiteouts: false,
         };
         let mut upper = None;
         if skip.is_none()
-            && let (Some(dir), Some(layer)) = (parent.upper.as_ref().and_then(Real::dir), &self.upper)
+            && let (Some(dir), Some(layer)) = (parent.upper_dir(), &self.upper)
         {
             upper = self.search_layer(layer, dir, &mut search, true)?;
         }
         let upper_redirect = search.redirect.clone();
         let upper_metacopy = upper.is_some() && search.metacopy;
         // Room for one part: most objects have no more, and there are many of them.
-        let mut lowers: Vec<Lower<L>> = Vec::with_capacity(parent.lowers.len().min(1));
+        let mut lowers: Vec<Lower<L>> = Vec::with_capacity(parent.lowers().len().min(1));
         let mut top: Option<Stat> = None;
         // An absolute redirect continues at the layers' roots, whatever the parent merges.
         let mut at_root = matches!(search.target, Target::Path(_));
-        let mut index = 0;
+        let mut index = skip.map_or(0, |first| parent.lowers_above(first));
         while !search.stop {
             let (layer_number, dir) = if at_root {
                 match self.lowers[..self.regular].get(index) {
-                    Some(layer) => (index, layer.root().clone()),
+                    Some(layer) => (index, layer.root()),
                     None => break,
                 }
             } else {
-                match parent.lowers.get(index) {
-                    Some(lower) => match lower.real.dir() {
-                        Some(dir) => (lower.layer, dir.clone()),
+                match parent.nth_lower(index) {
+                    Some(lower) => match lower.dir() {
+                        Some(dir) => (lower.layer, dir),
                         None => break,
                     },
                     None => break,
                 }
             };
-            if skip.is_some_and(|first| layer_number < first) {
-                index += 1;
-                continue;
-            }
             self.may_follow(&search)?;
             if !reads_marks {
-                search.last = index + 1 == parent.lowers.len();
+                search.last = index + 1 == parent.lowers().len();
             } else if search.is_dir || !has_data_layers {
                 search.last = Some(layer_number) == bottom;
             }
             search.xattr_whiteouts = false;
-            let found = self.search_layer(&self.lowers[layer_number], &dir, &mut search, false)?;
+            let found = self.search_layer(&self.lowers[layer_number], dir, &mut search, false)?;
             if let Some(part) = found {
                 let first = top.is_none();
                 if first {
@@ -323,7 +320,7 @@ impl<L: UpperLayer> Overlay<L> {
             let entry = self.find_index(&source.index_name, kind, upper)?;
             let layer = self.upper_layer()?;
             if let (Some(stat), None) = (&entry, &found.upper) {
-                let real = Real::Named(layer.work().clone(), source.index_name.clone());
+                let real = Real::Named(layer.work().clone(), (&*source.index_name).into());
                 found.metacopy = kind == Kind::File && self.is_metacopy(layer, real.at())?;
                 if found.metacopy
                     && let Some(value) =
@@ -337,7 +334,7 @@ impl<L: UpperLayer> Overlay<L> {
             if entry.is_some() {
                 found.index = Some(source.index_name.clone());
                 if kind != Kind::Dir {
-                    found.upper = Some(Real::Named(layer.work().clone(), source.index_name.clone()));
+                    found.upper = Some(Real::Named(layer.work().clone(), (&*source.index_name).into()));
                 }
             }
             let indexed_later = found.upper.is_none() && self.is_indexed(source.kind, source.nlink);
@@ -517,8 +514,8 @@ impl<L: UpperLayer> Overlay<L> {
 
     /// Whether a lower layer provides `name` in the directory: whether removing it from upper would show it again.
     pub(crate) fn lower_provides(&self, parent: &State<L>, name: &[u8]) -> Result<bool> {
-        for lower in &parent.lowers {
-            let (layer, Some(dir)) = (&self.lowers[lower.layer], lower.real.dir()) else {
+        for lower in parent.lowers() {
+            let (layer, Some(dir)) = (&self.lowers[lower.layer], lower.dir()) else {
                 continue;
             };
             let at = At::Name(dir, name);

@@ -6,7 +6,8 @@
 
 use crate::copyup::Data;
 use crate::error::{OpError, Result, Step};
-use crate::node::{Lower, Node, Real, State};
+use crate::node::{Lower, Node, Real};
+use crate::state::State;
 use crate::{Changed, Overlay, Verity};
 use acetate_layer::mark::{Digest, Mark};
 use acetate_layer::{Access, At, Errno, Kind, SetXattr, Stat, UpperLayer};
@@ -36,18 +37,20 @@ impl<L: UpperLayer> Overlay<L> {
     /// `ENOENT` or `ELOOP` if no data-only layer has it; [`OpError::Layer`].
     pub(crate) fn data_part(&self, node: &Node<L>) -> Result<Option<Lower<L>>> {
         let state = node.state.read();
-        if state.upper.is_some() && !state.metacopy {
+        if state.has_upper() && !state.metacopy {
             return Ok(None);
         }
-        let Some(path) = state.data_path.clone() else {
-            return state.lowers.last().cloned().map(Some).ok_or(OpError::Stale);
+        let Some(path) = state.data_path().map(<[_]>::to_vec) else {
+            let last = state.lowers().next_back().ok_or(OpError::Stale)?;
+            return Ok(Some(last.to_lower()));
         };
         drop(state);
         let found = self.find_data(&path)?;
         let mut state = node.state.write();
         // Somebody else may have found or copied it in between.
-        if state.data_path.take().is_some() {
-            state.lowers.push(found.clone());
+        if state.data_path().is_some() {
+            state.set_data_path(None);
+            state.add_lower(found.clone());
         }
         Ok(Some(found))
     }
@@ -79,9 +82,9 @@ impl<L: UpperLayer> Overlay<L> {
             if !state.data_is_apart() {
                 return Ok(());
             }
-            match (&state.upper, state.lowers.first()) {
-                (Some(upper), _) => self.mark(self.upper_layer()?, upper.at(), Mark::Metacopy),
-                (None, Some(lower)) => self.mark(&self.lowers[lower.layer], lower.real.at(), Mark::Metacopy),
+            match (state.upper_at(), state.lower()) {
+                (Some(upper), _) => self.mark(self.upper_layer()?, upper, Mark::Metacopy),
+                (None, Some(lower)) => self.mark(&self.lowers[lower.layer], lower.at(), Mark::Metacopy),
                 (None, None) => return Err(OpError::Stale),
             }
             .step("read the metacopy mark")?
@@ -117,11 +120,11 @@ impl<L: UpperLayer> Overlay<L> {
         if stat.kind != Kind::File || !state.data_is_apart() {
             return Ok(());
         }
-        stat.blocks = match (&state.data_path, state.lowers.last()) {
+        stat.blocks = match (state.data_path(), state.lowers().next_back()) {
             // As the kernel guesses: the data is not looked for to answer stat(2).
             (Some(_), _) => stat.size.next_multiple_of(u64::from(stat.blksize.max(1))) / 512,
             (None, Some(data)) => {
-                self.lowers[data.layer].stat(data.real.at()).step("stat the data of a file")?.blocks
+                self.lowers[data.layer].stat(data.at()).step("stat the data of a file")?.blocks
             }
             (None, None) => return Err(OpError::Stale),
         };
@@ -142,7 +145,7 @@ impl<L: UpperLayer> Overlay<L> {
         let upper = self.upper()?;
         let target = {
             let state = node.state.read();
-            let at = state.upper.as_ref().ok_or(OpError::Stale)?.at();
+            let at = state.in_upper()?;
             upper.open_file(at, Access::Write).step("open the copy of the attributes")?
         };
         let copy = At::Open(&target);
@@ -168,8 +171,7 @@ impl<L: UpperLayer> Overlay<L> {
             .step("remove the metacopy mark")?;
         let mut state = node.state.write();
         state.metacopy = false;
-        state.data_path = None;
-        state.lowers.clear();
+        state.leave_lowers();
         node.data_in_upper.store(true, Ordering::Release);
         drop(state);
         (self.changed)(node.id, Changed::Attributes);

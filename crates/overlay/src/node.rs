@@ -11,21 +11,23 @@
 //! A copy-up takes `copy` of the ancestors before that of the node, never both at once.
 
 use crate::NodeId;
+use crate::children::{Children, NameHash};
 use crate::ledger::Record;
 use crate::listing::Listing;
+use crate::name::Name;
 use crate::order::{Mutex, RwLock, rank};
-use acetate_layer::mark::{ProtAttr, Redirect};
+use crate::state::State;
 use acetate_layer::{At, Kind, UpperLayer};
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, OnceLock, Weak};
+use once_cell::race::OnceBox;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// Where an object of a layer is.
 pub(crate) enum Real<L: UpperLayer> {
     /// A directory.
     Dir(L::Dir),
     /// Anything else, by one name below a directory.
-    Named(L::Dir, Box<[u8]>),
+    Named(L::Dir, Name),
     /// Anything else that has no name any more, or none yet.
     Held(Arc<L::File>),
 }
@@ -37,14 +39,6 @@ impl<L: UpperLayer> Real<L> {
             Real::Dir(dir) => At::Dir(dir),
             Real::Named(dir, name) => At::Name(dir, name),
             Real::Held(file) => At::Open(file.as_ref()),
-        }
-    }
-
-    /// The directory, if it is one.
-    pub fn dir(&self) -> Option<&L::Dir> {
-        match self {
-            Real::Dir(dir) => Some(dir),
-            _ => None,
         }
     }
 }
@@ -75,135 +69,6 @@ impl<L: UpperLayer> Clone for Lower<L> {
     }
 }
 
-/// A name of a node.
-pub(crate) struct Place<L: UpperLayer> {
-    /// The directory.
-    pub parent: Arc<Node<L>>,
-    /// The name in it.
-    pub name: Box<[u8]>,
-    /// Upper has the object at this name. An indexed one may have others only.
-    pub in_upper: bool,
-}
-
-impl<L: UpperLayer> Place<L> {
-    /// Whether it is this name in this directory.
-    pub fn is(&self, parent: &Arc<Node<L>>, name: &[u8]) -> bool {
-        Arc::ptr_eq(&self.parent, parent) && *self.name == *name
-    }
-}
-
-impl<L: UpperLayer> Clone for Place<L> {
-    fn clone(&self) -> Self {
-        Place { parent: self.parent.clone(), name: self.name.clone(), in_upper: self.in_upper }
-    }
-}
-
-/// How many names a file has over all layers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Links {
-    /// Names in the overlay.
-    pub union: u32,
-    /// Links of the lower file.
-    pub below: u32,
-}
-
-/// What a node is made of; changes by copy-up, rename and removal.
-pub(crate) struct State<L: UpperLayer> {
-    /// The names it is known by; none for the root and for what has been removed.
-    pub places: Vec<Place<L>>,
-    /// The directory that it was removed from, as long as it is in lower only: where a copy of it would have gone.
-    pub removed_from: Option<Arc<Node<L>>>,
-    /// Its upper part.
-    pub upper: Option<Real<L>>,
-    /// Its lower parts: all that a directory merges; of other objects those that are not in upper, which of a regular
-    /// file are two if one layer has its attributes and another one its data.
-    pub lowers: Vec<Lower<L>>,
-    /// The upper part of a regular file holds attributes only: the data is that of its last lower part.
-    pub metacopy: bool,
-    /// Where in the data-only layers the data of a regular file is, as long as nobody has needed it.
-    pub data_path: Option<Box<[Vec<u8>]>>,
-    /// The name of its upper part in the index.
-    pub index: Option<Box<[u8]>>,
-    /// The number of its names, where the real one does not count.
-    pub links: Option<Links>,
-    /// Where its upper part says that it goes on below.
-    pub redirect: Option<Redirect>,
-    /// An object in upper whose number is that of the lower object it was copied from.
-    pub has_origin: bool,
-    /// The inode number.
-    pub ino: u64,
-    /// Append-only and immutable, real or as marked.
-    pub prot: ProtAttr,
-}
-
-impl<L: UpperLayer> State<L> {
-    /// A state without any real object.
-    pub fn new(ino: u64) -> State<L> {
-        State {
-            places: Vec::new(),
-            removed_from: None,
-            upper: None,
-            lowers: Vec::new(),
-            metacopy: false,
-            data_path: None,
-            index: None,
-            links: None,
-            redirect: None,
-            has_origin: false,
-            ino,
-            prot: ProtAttr::default(),
-        }
-    }
-
-    /// Records that the node has lost a name. Its upper object is then found by another name, or held.
-    pub fn lose_place(&mut self, parent: &Arc<Node<L>>, name: &[u8], held: Option<Arc<L::File>>) {
-        self.places.retain(|place| !place.is(parent, name));
-        if self.places.is_empty() && self.upper.is_none() {
-            self.removed_from = Some(parent.clone());
-        }
-        if let Some(held) = held {
-            self.upper = Some(Real::Held(held));
-        } else {
-            self.follow_place();
-        }
-    }
-
-    /// Records that a name of the node is another one now, in the upper directory `dir`.
-    pub fn move_place(&mut self, parent: &Arc<Node<L>>, name: &[u8], new: Place<L>, dir: L::Dir) {
-        self.places.retain(|place| !place.is(parent, name) && !place.is(&new.parent, &new.name));
-        if self.index.is_none() && matches!(self.upper, Some(Real::Named(..))) {
-            self.upper = Some(Real::Named(dir, new.name.clone()));
-        }
-        self.places.push(new);
-    }
-
-    /// Finds the upper object of a non-directory by its first known name.
-    pub fn follow_place(&mut self) {
-        // What is indexed is found there.
-        if self.index.is_some() || !matches!(self.upper, Some(Real::Named(..))) {
-            return;
-        }
-        let Some(place) = self.places.first() else {
-            return;
-        };
-        // A parent is never locked for writing by whoever holds the state of a child.
-        let dir = place.parent.state.read().upper.as_ref().and_then(Real::dir).cloned();
-        if let Some(dir) = dir {
-            self.upper = Some(Real::Named(dir, place.name.clone()));
-        }
-    }
-
-    /// Whether the data of a regular file lies in another layer than its attributes.
-    pub fn data_is_apart(&self) -> bool {
-        self.metacopy || self.data_path.is_some() || self.upper.is_none() && self.lowers.len() > 1
-    }
-
-    /// How many real directories a directory merges.
-    pub fn parts(&self) -> usize {
-        usize::from(self.upper.is_some()) + self.lowers.len()
-    }
-}
-
 /// The listing of a directory.
 #[derive(Default)]
 pub(crate) struct Remembered {
@@ -212,9 +77,6 @@ pub(crate) struct Remembered {
     /// The listing that was read last; current if it is as of that many changes.
     pub last: Option<Arc<Listing>>,
 }
-
-/// Live nodes by name.
-pub(crate) type Children<L> = HashMap<Box<[u8]>, Weak<Node<L>>>;
 
 /// What only directories have.
 pub(crate) struct DirPart<L: UpperLayer> {
@@ -250,12 +112,10 @@ pub(crate) struct Node<L: UpperLayer> {
     pub lost_capabilities: AtomicBool,
     /// Data below has been found to have the digest that is recorded.
     pub verified: AtomicBool,
-    /// Handles by which the file is executed.
-    pub executions: AtomicU32,
-    /// Open files of it.
-    pub handles: AtomicU32,
+    /// References that the kernel holds; for the table of nodes alone.
+    pub lookups: AtomicU64,
     /// What the next server will be told of it.
-    pub record: OnceLock<Box<Record>>,
+    pub record: OnceBox<Record>,
     dir: Option<Box<DirPart<L>>>,
 }
 
@@ -265,15 +125,15 @@ impl<L: UpperLayer> Node<L> {
         let dir = (kind == Kind::Dir).then(|| {
             Box::new(DirPart {
                 ns: RwLock::new(()),
-                children: Mutex::new(HashMap::new()),
+                children: Mutex::new(Children::new()),
                 reading: Mutex::new(()),
                 listing: Mutex::new(Remembered::default()),
                 default_acl: Mutex::new(None),
                 impure: AtomicBool::new(false),
             })
         });
-        let in_upper = AtomicBool::new(state.upper.is_some());
-        let data_in_upper = AtomicBool::new(state.upper.is_some() && !state.metacopy);
+        let in_upper = AtomicBool::new(state.has_upper());
+        let data_in_upper = AtomicBool::new(state.has_upper() && !state.metacopy);
         let lost_capabilities = AtomicBool::new(false);
         Node {
             id,
@@ -284,9 +144,8 @@ impl<L: UpperLayer> Node<L> {
             data_in_upper,
             lost_capabilities,
             verified: AtomicBool::new(false),
-            executions: AtomicU32::new(0),
-            handles: AtomicU32::new(0),
-            record: OnceLock::new(),
+            lookups: AtomicU64::new(0),
+            record: OnceBox::new(),
             dir,
         }
     }
@@ -308,20 +167,57 @@ impl<L: UpperLayer> Node<L> {
 
     /// The live node of a name.
     pub fn child(&self, name: &[u8]) -> Option<Arc<Node<L>>> {
-        self.dir.as_ref()?.children.lock().get(name)?.upgrade()
+        let known = self.dir.as_ref()?.children.lock().with(NameHash::of(name));
+        known.iter().find(|child| child.is_at(self, name)).cloned()
     }
 
-    /// Records the node of a name.
-    pub fn set_child(&self, name: &[u8], child: &Arc<Node<L>>) {
-        if let Some(dir) = &self.dir {
-            dir.children.lock().insert(name.into(), Arc::downgrade(child));
+    /// Whether it has that name in that directory.
+    fn is_at(&self, dir: &Node<L>, name: &[u8]) -> bool {
+        self.state.read().places().any(|place| place.is(dir, name))
+    }
+
+    /// Records the node of a name, which is among its places, unless the name has one. `None` if the directory has changed
+    /// since it had seen so many changes.
+    ///
+    /// # Errors
+    /// [`OpError::NotDir`](crate::OpError::NotDir).
+    pub fn add_child(
+        &self,
+        name: &[u8],
+        child: &Arc<Node<L>>,
+        changes: u64,
+    ) -> crate::Result<Option<Arc<Node<L>>>> {
+        let (part, hash) = (self.as_dir()?, NameHash::of(name));
+        loop {
+            // What they are called is not to be asked under the lock.
+            let known = part.children.lock().with(hash);
+            if let Some(other) = known.iter().find(|other| other.is_at(self, name)) {
+                return Ok(Some(other.clone()));
+            }
+            let mut children = part.children.lock();
+            if children.has_more_than(hash, &known) {
+                continue;
+            }
+            // Whoever was copied up since, and is forgotten by now, has counted a change before.
+            if part.listing.lock().changes != changes {
+                return Ok(None);
+            }
+            children.insert(hash, child);
+            return Ok(Some(child.clone()));
         }
     }
 
-    /// Forgets the node of a name.
-    pub fn remove_child(&self, name: &[u8]) {
+    /// Records the node of a name, which is among its places.
+    pub fn set_child(&self, name: &[u8], child: &Arc<Node<L>>) {
         if let Some(dir) = &self.dir {
-            dir.children.lock().remove(name);
+            dir.children.lock().insert(NameHash::of(name), child);
+        }
+    }
+
+    /// Forgets that a node has a name.
+    pub fn remove_child(&self, name: &[u8], child: &Node<L>) {
+        if let Some(dir) = &self.dir {
+            dir.children.lock().remove(NameHash::of(name), child);
         }
     }
 
@@ -330,5 +226,18 @@ impl<L: UpperLayer> Node<L> {
         if let Some(dir) = &self.dir {
             dir.listing.lock().changes += 1;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use acetate_layer::dir::DirLayer;
+
+    /// There may be millions of them; `testkit load` measures what they take with all that belongs to them.
+    #[test]
+    fn nodes_are_small() {
+        // With the two counts of an `Arc`.
+        assert_eq!(size_of::<Node<DirLayer>>() + 16, 136);
     }
 }

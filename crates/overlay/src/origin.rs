@@ -1,7 +1,8 @@
 //! Origins: which lower object a copy comes from, as a file handle in the mark `origin`.
 
 use crate::error::{OpError, Result, Step};
-use crate::node::{Lower, Node, Real, State};
+use crate::node::{Lower, Node, Real};
+use crate::state::State;
 use crate::{Changed, Index, Overlay};
 use acetate_layer::mark::{Below, Mark, Origin};
 use acetate_layer::{At, Errno, Handle, Kind, Layer, SetXattr, Stat, UpperLayer};
@@ -53,10 +54,10 @@ impl<L: UpperLayer> Overlay<L> {
         if layer.set_xattr(upper.at(), name, &value, SetXattr::Any).is_err() {
             return Ok(false);
         }
-        if let Some(real) = parent.upper.as_ref() {
+        if let Some(at) = parent.upper_at() {
             let impure = self.config.dialect.name(Mark::Impure);
             // As above: without it only the inode numbers of a listing differ.
-            let _not_essential = layer.set_xattr(real.at(), impure, b"y", SetXattr::Any);
+            let _not_essential = layer.set_xattr(at, impure, b"y", SetXattr::Any);
             (self.changed)(dir.id, Changed::Attributes);
         }
         Ok(true)

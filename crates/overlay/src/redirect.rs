@@ -33,7 +33,7 @@ impl<L: UpperLayer> Overlay<L> {
         name: &[u8],
         goes: Goes,
     ) -> Result<()> {
-        let known = node.state.read().redirect.clone();
+        let known = node.state.read().redirect().cloned();
         let redirect = match (known, goes) {
             (Some(Redirect::Absolute(_)), _) | (Some(_), Goes::Aside) => return Ok(()),
             (None, Goes::Aside) => Redirect::Relative(name.to_vec()),
@@ -45,11 +45,11 @@ impl<L: UpperLayer> Overlay<L> {
             return Err(OpError::CrossesLayers);
         }
         let mut state = node.state.write();
-        let at = state.upper.as_ref().ok_or(OpError::Stale)?.at();
+        let at = state.in_upper()?;
         let mark = self.config.dialect.name(Mark::Redirect);
         // Whoever moves files falls back to copying them, as on any filesystem that cannot.
         self.upper()?.set_xattr(at, mark, &value, SetXattr::Any).map_err(|_| OpError::CrossesLayers)?;
-        state.redirect = Some(redirect);
+        state.set_redirect(Some(redirect));
         Ok(())
     }
 }
@@ -60,7 +60,7 @@ fn path_below<L: UpperLayer>(dir: &Arc<Node<L>>, name: Vec<u8>) -> Redirect {
     let mut current = Some(dir.clone());
     while let Some(dir) = current.take() {
         let state = dir.state.read();
-        match (&state.redirect, state.places.first()) {
+        match (state.redirect(), state.place()) {
             (Some(Redirect::Absolute(path)), _) => reversed.extend(path.iter().rev().cloned()),
             (redirect, Some(place)) => {
                 reversed.push(match redirect {

@@ -5,8 +5,9 @@
 //! changed, or whose topmost part is still the same, stays the same node, and merges what it merges now.
 
 use crate::error::{OpError, Result, Step};
-use crate::node::{Lower, Node, State};
+use crate::node::{Lower, Node};
 use crate::order::{Mutex, rank};
+use crate::state::State;
 use crate::{NodeId, Overlay};
 use acetate_layer::{At, Errno, Kind, Layer, Stat, UpperLayer};
 use std::collections::HashMap;
@@ -65,22 +66,22 @@ impl<L: UpperLayer> Overlay<L> {
             return Ok(node.in_upper());
         }
         let mut state = node.state.write();
-        if found.upper.is_some() != state.upper.is_some() {
+        if found.upper.is_some() != state.has_upper() {
             // It is being copied up, or is by another name.
-            return Ok(state.upper.is_some());
+            return Ok(state.has_upper());
         }
-        if state.upper.is_none() && found.ino != state.ino {
+        if !state.has_upper() && found.ino != state.ino {
             return Ok(false);
         }
         if node.kind != Kind::Dir {
-            if state.upper.is_none() || state.metacopy {
-                state.lowers = found.lowers;
-                state.data_path = found.data_path;
+            if !state.has_upper() || state.metacopy {
+                state.set_lowers(found.lowers);
+                state.set_data_path(found.data_path);
             }
             return Ok(true);
         }
-        if !self.same_parts(&state.lowers, &found.lowers)? {
-            state.lowers = found.lowers;
+        if !self.same_parts(&state, &found.lowers)? {
+            state.set_lowers(found.lowers);
             drop(state);
             node.forget_listing();
         }
@@ -88,16 +89,16 @@ impl<L: UpperLayer> Overlay<L> {
     }
 
     /// Whether two lists of parts are the same directories.
-    fn same_parts(&self, old: &[Lower<L>], new: &[Lower<L>]) -> Result<bool> {
-        if old.len() != new.len() {
+    fn same_parts(&self, old: &State<L>, new: &[Lower<L>]) -> Result<bool> {
+        if old.lowers().len() != new.len() {
             return Ok(false);
         }
-        for (old, new) in old.iter().zip(new) {
+        for (old, new) in old.lowers().zip(new) {
             if old.layer != new.layer {
                 return Ok(false);
             }
             let layer = &self.lowers[old.layer];
-            let [old, new] = [old, new].map(|part| layer.stat(part.real.at()));
+            let [old, new] = [old.at(), new.real.at()].map(|at| layer.stat(at));
             let new = new.step("stat a directory of a layer")?;
             if !old.is_ok_and(|old| (old.dev, old.ino) == (new.dev, new.ino)) {
                 return Ok(false);
@@ -108,7 +109,7 @@ impl<L: UpperLayer> Overlay<L> {
 
     /// Takes a name from a node that is not there any more.
     pub(crate) fn part_with(&self, dir: &Arc<Node<L>>, name: &[u8], node: &Arc<Node<L>>) {
-        dir.remove_child(name);
+        dir.remove_child(name, node);
         node.state.write().lose_place(dir, name, None);
         dir.forget_listing();
     }
@@ -125,7 +126,7 @@ impl<L: UpperLayer> Overlay<L> {
     pub(crate) fn stat_unchanged(&self, node: &Node<L>) -> Result<Stat> {
         let state = node.state.read();
         let found = self.stat_state(&state);
-        let (Some(lower), None) = (state.lowers.first(), &state.upper) else {
+        let (Some(lower), None) = (state.lower(), state.upper_at()) else {
             return found;
         };
         if node.kind == Kind::Dir {

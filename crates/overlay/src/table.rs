@@ -1,12 +1,16 @@
 //! The tables of nodes and open handles, in shards so that threads seldom meet.
 
+use crate::children::shrink;
 use crate::handle::OpenFile;
 use crate::ledger::{HandleRecord, Ledger};
 use crate::node::Node;
 use crate::order::{Mutex, rank};
 use crate::{HandleId, NodeId, OpError, Result};
 use acetate_layer::UpperLayer;
+use hashbrown::HashTable;
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 
 const SHARDS: usize = 16;
@@ -33,10 +37,43 @@ fn shard(id: u64) -> usize {
     id as usize % SHARDS
 }
 
-struct Counted<L: UpperLayer> {
-    node: Arc<Node<L>>,
-    /// References that the kernel holds.
-    lookups: u64,
+/// Where a node of that id is to be looked for: ids are given one after the other.
+fn place_of(id: u64) -> u64 {
+    // Fibonacci hashing; the tables go by the highest and the lowest bits.
+    (id / SHARDS as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(32)
+}
+
+/// Nodes by id. Each counts its references itself; the lock of its table guards the count.
+struct Shard<L: UpperLayer>(HashTable<Arc<Node<L>>>);
+
+impl<L: UpperLayer> Shard<L> {
+    fn get(&self, id: NodeId) -> Option<&Arc<Node<L>>> {
+        self.0.find(place_of(id.0), |node| node.id == id)
+    }
+
+    /// Counts references to a node, which is added if it is new.
+    fn refer(&mut self, node: &Arc<Node<L>>, count: u64) {
+        if self.get(node.id).is_none() {
+            self.0.insert_unique(place_of(node.id.0), node.clone(), |node| place_of(node.id.0));
+        }
+        node.lookups.fetch_add(count, Ordering::Relaxed);
+    }
+
+    /// Gives references back. Returns the node if there are none any more.
+    fn forget(&mut self, id: NodeId, count: u64) -> Option<Arc<Node<L>>> {
+        let found = self.0.find_entry(place_of(id.0), |node| node.id == id).ok()?;
+        let left = found.get().lookups.load(Ordering::Relaxed).saturating_sub(count);
+        found.get().lookups.store(left, Ordering::Relaxed);
+        if let Some(record) = found.get().record.get() {
+            record.forget(count);
+        }
+        if left > 0 {
+            return None;
+        }
+        let (node, _) = found.remove();
+        shrink(&mut self.0, |node| place_of(node.id.0));
+        Some(node)
+    }
 }
 
 /// Nodes by the device and inode number of a lower object.
@@ -47,7 +84,7 @@ type ByIndexName<L> = HashMap<Box<[u8]>, Weak<Node<L>>>;
 
 /// Nodes by id, each with the number of references the kernel holds.
 pub(crate) struct NodeTable<L: UpperLayer> {
-    shards: [Mutex<HashMap<u64, Counted<L>>, { rank::LEAF }>; SHARDS],
+    shards: [Mutex<Shard<L>, { rank::LEAF }>; SHARDS],
     root: Option<Arc<Node<L>>>,
     ids: Ids,
     /// Upper non-directories with several names, by real inode number: all names are one node.
@@ -61,7 +98,7 @@ pub(crate) struct NodeTable<L: UpperLayer> {
 impl<L: UpperLayer> NodeTable<L> {
     pub fn new() -> NodeTable<L> {
         NodeTable {
-            shards: std::array::from_fn(|_| Mutex::new(HashMap::new())),
+            shards: std::array::from_fn(|_| Mutex::new(Shard(HashTable::new()))),
             root: None,
             ids: Ids::from(NodeId::ROOT.0 + 1),
             linked: Mutex::new(HashMap::new()),
@@ -83,7 +120,7 @@ impl<L: UpperLayer> NodeTable<L> {
         if id == NodeId::ROOT {
             return self.root.clone();
         }
-        Some(self.shards[shard(id.0)].lock().get(&id.0)?.node.clone())
+        self.shards[shard(id.0)].lock().get(id).cloned()
     }
 
     /// Counts a reference that the kernel gets.
@@ -94,42 +131,31 @@ impl<L: UpperLayer> NodeTable<L> {
         if let Some(record) = node.record.get() {
             record.refer(1);
         }
-        let mut shard = self.shards[shard(node.id.0)].lock();
-        shard.entry(node.id.0).or_insert_with(|| Counted { node: node.clone(), lookups: 0 }).lookups += 1;
+        self.shards[shard(node.id.0)].lock().refer(node, 1);
     }
 
     /// Adds a node to which the kernel held so many references before, which are recorded already.
     pub fn restore(&self, node: &Arc<Node<L>>, lookups: u64) {
-        let mut shard = self.shards[shard(node.id.0)].lock();
-        shard.entry(node.id.0).or_insert_with(|| Counted { node: node.clone(), lookups: 0 }).lookups +=
-            lookups;
+        self.shards[shard(node.id.0)].lock().refer(node, lookups);
     }
 
     /// All that the kernel knows, with their types.
     pub fn all(&self) -> Vec<(NodeId, acetate_layer::Kind)> {
-        let all = self.shards.iter().flat_map(|shard| {
-            shard.lock().values().map(|counted| (counted.node.id, counted.node.kind)).collect::<Vec<_>>()
-        });
+        let all = self
+            .shards
+            .iter()
+            .flat_map(|shard| shard.lock().0.iter().map(|node| (node.id, node.kind)).collect::<Vec<_>>());
         all.collect()
     }
 
     /// Whether there is a node of that id.
     pub fn has(&self, id: NodeId) -> bool {
-        self.shards[shard(id.0)].lock().contains_key(&id.0)
+        self.shards[shard(id.0)].lock().get(id).is_some()
     }
 
     /// Gives back references. Returns the node if the kernel holds none any more.
     pub fn forget(&self, id: NodeId, count: u64) -> Option<Arc<Node<L>>> {
-        let mut shard = self.shards[shard(id.0)].lock();
-        let counted = shard.get_mut(&id.0)?;
-        counted.lookups = counted.lookups.saturating_sub(count);
-        if let Some(record) = counted.node.record.get() {
-            record.forget(count);
-        }
-        if counted.lookups > 0 {
-            return None;
-        }
-        shard.remove(&id.0).map(|counted| counted.node)
+        self.shards[shard(id.0)].lock().forget(id, count)
     }
 
     /// The live node of an upper object with several names.
@@ -185,7 +211,7 @@ impl<L: UpperLayer> NodeTable<L> {
     }
 
     pub fn len(&self) -> usize {
-        1 + self.shards.iter().map(|shard| shard.lock().len()).sum::<usize>()
+        1 + self.shards.iter().map(|shard| shard.lock().0.len()).sum::<usize>()
     }
 }
 
@@ -193,8 +219,8 @@ impl<L: UpperLayer> NodeTable<L> {
 /// removed directory has no name any more.
 fn conflicts<L: UpperLayer>(a: &Node<L>, b: &Node<L>) -> bool {
     let (a, b) = (a.state.read(), b.state.read());
-    match (a.places.first(), b.places.first()) {
-        (Some(a), Some(b)) => !a.is(&b.parent, &b.name),
+    match (a.place(), b.place()) {
+        (Some(a), Some(b)) => !a.is(b.parent, b.name),
         _ => false,
     }
 }
@@ -203,6 +229,8 @@ fn conflicts<L: UpperLayer>(a: &Node<L>, b: &Node<L>) -> bool {
 pub(crate) struct HandleTable<L: UpperLayer> {
     shards: [Mutex<HashMap<u64, Arc<OpenFile<L>>>, { rank::LEAF }>; SHARDS],
     ids: Ids,
+    /// Of each program that is open to be executed the number of such handles.
+    executed: Mutex<HashMap<NodeId, u32>, { rank::LEAF }>,
     /// Files that were open and could not be opened again. The kernel is still to close them.
     buried: Mutex<HashMap<u64, HandleRecord>, { rank::LEAF }>,
 }
@@ -212,6 +240,7 @@ impl<L: UpperLayer> HandleTable<L> {
         HandleTable {
             shards: std::array::from_fn(|_| Mutex::new(HashMap::new())),
             ids: Ids::from(1),
+            executed: Mutex::new(HashMap::new()),
             buried: Mutex::new(HashMap::new()),
         }
     }
@@ -222,6 +251,9 @@ impl<L: UpperLayer> HandleTable<L> {
     }
 
     pub fn insert(&self, id: HandleId, open: OpenFile<L>) {
+        if open.executes() {
+            *self.executed.lock().entry(open.node.id).or_default() += 1;
+        }
         self.shards[shard(id.0)].lock().insert(id.0, Arc::new(open));
     }
 
@@ -240,7 +272,26 @@ impl<L: UpperLayer> HandleTable<L> {
     }
 
     pub fn remove(&self, id: HandleId) -> Option<Arc<OpenFile<L>>> {
-        self.shards[shard(id.0)].lock().remove(&id.0)
+        let open = self.shards[shard(id.0)].lock().remove(&id.0)?;
+        if open.executes()
+            && let Entry::Occupied(mut count) = self.executed.lock().entry(open.node.id)
+        {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
+        Some(open)
+    }
+
+    /// Whether a node is open to be executed.
+    pub fn is_executed(&self, node: NodeId) -> bool {
+        self.executed.lock().contains_key(&node)
+    }
+
+    /// Whether a node is open. Looks at all handles.
+    pub fn has_open(&self, node: NodeId) -> bool {
+        self.shards.iter().any(|shard| shard.lock().values().any(|open| open.node.id == node))
     }
 
     pub fn len(&self) -> usize {

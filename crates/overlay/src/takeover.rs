@@ -7,7 +7,8 @@
 use crate::error::{OpError, Result};
 use crate::handle::OpenFile;
 use crate::ledger::{Before, Change, Intent, Ledger, LedgerError, LostNode, OldHandle, Saved};
-use crate::node::{Lower, Node, Place, Real, State};
+use crate::node::{Lower, Node, Real};
+use crate::state::State;
 use crate::{Changed, Entry, HandleId, NodeId, OpenFlags, Overlay};
 use acetate_layer::{Access, At, Errno, Kind, UpperLayer};
 use std::collections::HashMap;
@@ -188,10 +189,10 @@ impl<L: UpperLayer> Overlay<L> {
         let real = Real::Held(Arc::new(layer.reopen(file)?));
         let mut state = State::new(old.ino);
         match lower {
-            Some(layer) => state.lowers.push(Lower { layer, real, xattr_whiteouts: false }),
+            Some(layer) => state.add_lower(Lower { layer, real, xattr_whiteouts: false }),
             None => {
                 state.prot = self.read_protection(layer, real.at(), None).ok()?;
-                state.upper = Some(real);
+                state.set_upper(real);
             }
         }
         let node = Arc::new(Node::new(id, old.kind, state));
@@ -335,7 +336,7 @@ impl<L: UpperLayer> Overlay<L> {
     /// in upper.
     pub(crate) fn keep_reachable(&self, node: &Node<L>, held: Option<&Arc<L::File>>) {
         let (Some(ledger), Some(record)) = (&self.ledger, node.record.get()) else { return };
-        if node.kind != Kind::File || node.handles.load(Ordering::Acquire) == 0 {
+        if node.kind != Kind::File || !self.handles.has_open(node.id) {
             return;
         }
         if let Some(file) = held {
@@ -346,8 +347,8 @@ impl<L: UpperLayer> Overlay<L> {
         }
         let lower = {
             let state = node.state.read();
-            let known = state.places.len() < 2 && state.upper.is_none() && !state.data_is_apart();
-            state.lowers.first().filter(|_| known).cloned()
+            let known = state.places().count() < 2 && !state.has_upper() && !state.data_is_apart();
+            state.lower().filter(|_| known).map(|lower| lower.to_lower())
         };
         let Some(lower) = lower else { return };
         let layer = &self.lowers[lower.layer];
@@ -373,7 +374,7 @@ impl<L: UpperLayer> Overlay<L> {
     /// The real inode number of a node in upper.
     pub(crate) fn upper_ino(&self, node: &Node<L>) -> Result<u64> {
         let state = node.state.read();
-        let at: At<'_, L> = state.upper.as_ref().ok_or(OpError::Stale)?.at();
+        let at: At<'_, L> = state.in_upper()?;
         let stat = self.upper_layer()?.stat(at);
         stat.map(|stat| stat.ino).map_err(|errno: Errno| OpError::Layer { step: "stat in upper", errno })
     }
@@ -386,8 +387,7 @@ impl<L: UpperLayer> Node<L> {
     /// Records the names that the node has.
     pub(crate) fn record_places(&self, state: &State<L>) {
         if let Some(record) = self.record.get() {
-            let names =
-                state.places.iter().map(|place: &Place<L>| (place.parent.id, &*place.name, place.in_upper));
+            let names = state.places().map(|place| (place.parent.id, place.name, place.in_upper));
             record.set_places(names);
         }
     }

@@ -51,21 +51,21 @@ impl<L: UpperLayer> Overlay<L> {
     pub fn whereabouts(&self, id: NodeId) -> Whereabouts {
         let Some(node) = self.nodes.get(id) else { return Whereabouts::default() };
         let layer = node.state.try_read().and_then(|state| {
-            let lower = state.lowers.first().map(|lower| InLayer::Lower(lower.layer));
-            if state.upper.is_some() { Some(InLayer::Upper) } else { lower }
+            let lower = state.lower().map(|lower| InLayer::Lower(lower.layer));
+            if state.has_upper() { Some(InLayer::Upper) } else { lower }
         });
         Whereabouts { path: path_of(&node), layer }
     }
 }
 
 fn path_of<L: UpperLayer>(node: &Arc<Node<L>>) -> Option<Vec<u8>> {
-    let mut names: Vec<Box<[u8]>> = Vec::new();
+    let mut names: Vec<Vec<u8>> = Vec::new();
     let mut node = node.clone();
     while node.id != NodeId::ROOT {
         let (parent, name) = {
             let state = node.state.try_read()?;
-            let place = state.places.first()?;
-            (place.parent.clone(), place.name.clone())
+            let place = state.place()?;
+            (place.parent.clone(), place.name.to_vec())
         };
         names.push(name);
         node = parent;

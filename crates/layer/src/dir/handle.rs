@@ -66,8 +66,33 @@ pub(super) struct Node {
     pinned: AtomicBool,
     /// Held for writing while names of directories here change, for reading while they are looked up.
     names: RwLock<()>,
-    children: Mutex<HashMap<Box<[u8]>, Weak<Node>>>,
+    children: Mutex<Children>,
     cache: Arc<DirCache>,
+}
+
+/// The live nodes of directories in a directory, by name. Most have none.
+#[derive(Default)]
+struct Children(Option<Box<ByName>>);
+
+type ByName = HashMap<Box<[u8]>, Weak<Node>>;
+
+impl Children {
+    fn get(&self, name: &[u8]) -> Option<&Weak<Node>> {
+        self.0.as_ref()?.get(name)
+    }
+
+    fn insert(&mut self, name: &[u8], node: &Arc<Node>) {
+        self.0.get_or_insert_default().insert(name.into(), Arc::downgrade(node));
+    }
+
+    fn remove(&mut self, name: &[u8]) {
+        if let Some(nodes) = &mut self.0 {
+            nodes.remove(name);
+            if nodes.is_empty() {
+                self.0 = None;
+            }
+        }
+    }
 }
 
 /// Where a directory can be opened from.
@@ -208,7 +233,7 @@ impl Dir {
             _ => {
                 let place = Place::Below(self.clone(), name.into());
                 let node = Arc::new(Node::new(id, place, self.0.cache.clone()));
-                children.insert(name.into(), Arc::downgrade(&node));
+                children.insert(name, &node);
                 drop(children);
                 Dir(node)
             }
@@ -284,7 +309,7 @@ impl Dir {
     }
 
     fn adopt(&self, name: &[u8], child: &Dir) {
-        self.0.children.lock().insert(name.into(), Arc::downgrade(&child.0));
+        self.0.children.lock().insert(name, &child.0);
     }
 
     fn forget(&self, name: &[u8]) {
@@ -358,7 +383,7 @@ impl Node {
             used: AtomicBool::new(false),
             pinned: AtomicBool::new(false),
             names: RwLock::new(()),
-            children: Mutex::new(HashMap::new()),
+            children: Mutex::new(Children::default()),
             cache,
         }
     }

@@ -87,7 +87,7 @@ impl<L: UpperLayer> Overlay<L> {
             }
         }
         let state = node.state.read();
-        let at = state.upper.as_ref().ok_or(OpError::Stale)?.at();
+        let at = state.in_upper()?;
         if let Some(gid) = set.kill_set_ids {
             self.kill_set_ids(upper, at, gid)?;
         }
@@ -123,7 +123,7 @@ impl<L: UpperLayer> Overlay<L> {
             return upper.set_len(At::Open(real.file.as_ref()), size).step("set the size");
         }
         let state = node.state.read();
-        let at = state.upper.as_ref().ok_or(OpError::Stale)?.at();
+        let at = state.in_upper()?;
         upper.set_len(at, size).step("set the size")
     }
 
@@ -160,11 +160,11 @@ impl<L: UpperLayer> Overlay<L> {
             return Err(OpError::Invalid);
         }
         let state = node.state.read();
-        if let Some(upper) = &state.upper {
-            return self.upper_layer()?.read_link(upper.at()).step("read the upper symlink");
+        if let Some(at) = state.upper_at() {
+            return self.upper_layer()?.read_link(at).step("read the upper symlink");
         }
-        let lower = state.lowers.first().ok_or(OpError::Stale)?;
-        self.lowers[lower.layer].read_link(lower.real.at()).step("read the lower symlink")
+        let lower = state.lower().ok_or(OpError::Stale)?;
+        self.lowers[lower.layer].read_link(lower.at()).step("read the lower symlink")
     }
 
     /// Sizes of the filesystem that writes go to, or of the topmost layer; the longest name of all layers.

@@ -7,8 +7,9 @@
 use crate::error::{OpError, Result, Step};
 use crate::handle::{OpenFile, RealFile};
 use crate::ledger::{self, Intent};
-use crate::node::{Node, Place, Real, State};
+use crate::node::{Node, Real};
 use crate::protect::{self, Change};
+use crate::state::{Place, State};
 use crate::{Attr, Caller, Entry, HandleId, NodeId, OpenFlags, Overlay};
 use acetate_layer::mark::Mark;
 use acetate_layer::{Access, At, Errno, Kind, Owner, Rdev, SetXattr, UpperLayer, acl};
@@ -82,12 +83,12 @@ impl<L: UpperLayer> Overlay<L> {
         let mode = self.mode_in(upper, &dir, mode, caller)?;
         let file = {
             let state = dir.state.read();
-            let real = state.upper.as_ref().and_then(Real::dir).ok_or(OpError::Stale)?;
+            let real = state.upper_dir().ok_or(OpError::Stale)?;
             Arc::new(upper.create_unnamed(real, mode, owner(caller)).step("create an unnamed file")?)
         };
         let stat = upper.stat(At::Open(file.as_ref())).step(STEP)?;
         let mut state = State::new(self.inodes.upper(stat.ino));
-        state.upper = Some(Real::Held(file.clone()));
+        state.set_upper(Real::Held(file.clone()));
         let node = self.new_node(Kind::File, state);
         let real = RealFile { file: file.clone(), lower: None };
         let handle = self.add_handle(OpenFile::new(node.clone(), flags, real));
@@ -170,7 +171,7 @@ impl<L: UpperLayer> Overlay<L> {
         // Act.
         let real_dir = {
             let state = dir.state.read();
-            state.upper.as_ref().and_then(Real::dir).cloned().ok_or(OpError::Stale)?
+            state.upper_dir().cloned().ok_or(OpError::Stale)?
         };
         self.intend(&Intent::at(ledger::Change::Make, dir.id, name, None));
         let file = match self.make_at(upper, &real_dir, name, what, mode, owner(caller)) {
@@ -200,7 +201,7 @@ impl<L: UpperLayer> Overlay<L> {
         let file = match what {
             What::File => {
                 let state = node.state.read();
-                let at = state.upper.as_ref().ok_or(OpError::Stale)?.at();
+                let at = state.in_upper()?;
                 Some(self.upper()?.open_file(at, Access::ReadWrite).step("open the new file again")?)
             }
             _ => None,
@@ -211,7 +212,7 @@ impl<L: UpperLayer> Overlay<L> {
     /// Marks a new directory opaque if its own one merges and lower layers are not to change: lookups in it can then
     /// end there. Only an optimisation, so a failure is none.
     fn hide_what_comes_below(&self, upper: &L, dir: &Node<L>, real_dir: &L::Dir, name: &[u8]) {
-        let merged = !dir.state.read().lowers.is_empty();
+        let merged = dir.state.read().has_lowers();
         if merged && !self.config.offline_changes && self.config.marks_storable {
             let opaque = self.config.dialect.name(Mark::Opaque);
             let _slower_lookups = upper.set_xattr(At::Name(real_dir, name), opaque, b"y", SetXattr::Any);
@@ -222,7 +223,7 @@ impl<L: UpperLayer> Overlay<L> {
     fn is_taken(&self, dir: &Arc<Node<L>>, name: &[u8]) -> Result<bool> {
         let upper_alone = {
             let state = dir.state.read();
-            state.upper.is_some() && state.lowers.is_empty()
+            state.has_upper() && !state.has_lowers()
         };
         if upper_alone { Ok(dir.child(name).is_some()) } else { Ok(self.child(dir, name)?.is_some()) }
     }
@@ -318,10 +319,9 @@ impl<L: UpperLayer> Overlay<L> {
         let at = file.map_or(At::Name(real_dir, name), At::Open);
         let stat = upper.stat(at).step(STEP)?;
         let kind = stat.kind;
-        let mut state = State::new(self.inodes.upper(stat.ino));
-        // Most nodes have one name for ever.
-        state.places = vec![Place { parent: dir.clone(), name: name.into(), in_upper: true }];
-        state.upper = Some(if kind == Kind::Dir {
+        let place = Place { parent: dir.clone(), name: name.into(), in_upper: true };
+        let mut state = State::at(self.inodes.upper(stat.ino), place);
+        state.set_upper(if kind == Kind::Dir {
             Real::Dir(upper.known_dir(real_dir, name, &stat).step(STEP)?)
         } else {
             Real::Named(real_dir.clone(), name.into())
@@ -348,7 +348,7 @@ impl<L: UpperLayer> Overlay<L> {
             return Ok(known.clone());
         }
         let state = dir.state.read();
-        let at = state.upper.as_ref().ok_or(OpError::Stale)?.at();
+        let at = state.in_upper()?;
         let acl = match upper.get_xattr(at, acl::DEFAULT) {
             Ok(value) => value.map(Arc::from),
             Err(Errno::OPNOTSUPP) => None,

@@ -126,9 +126,9 @@ impl<L: UpperLayer> Overlay<L> {
         }
         self.with_file(handle, |open, real| match real.lower {
             // Of a copy of attributes these are what there is to sync.
-            Some(_) => match &open.node.state.read().upper {
+            Some(_) => match open.node.state.read().upper_at() {
                 Some(upper) if !data_only => {
-                    self.upper_layer()?.sync(upper.at(), false).step("sync the attributes of a file")
+                    self.upper_layer()?.sync(upper, false).step("sync the attributes of a file")
                 }
                 _ => Ok(()),
             },
@@ -155,8 +155,8 @@ impl<L: UpperLayer> Overlay<L> {
         }
         let node = self.dir(node)?;
         let state = node.state.read();
-        match &state.upper {
-            Some(real) => self.upper_layer()?.sync(real.at(), data_only).step("sync a directory"),
+        match state.upper_at() {
+            Some(at) => self.upper_layer()?.sync(at, data_only).step("sync a directory"),
             None => Ok(()),
         }
     }

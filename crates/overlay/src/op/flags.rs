@@ -19,11 +19,11 @@ impl<L: UpperLayer> Overlay<L> {
         const STEP: &str = "read inode flags";
         let node = self.node(node)?;
         let state = node.state.read();
-        let real = if let Some(upper) = &state.upper {
-            self.upper_layer()?.inode_flags(upper.at()).step(STEP)?
+        let real = if let Some(at) = state.upper_at() {
+            self.upper_layer()?.inode_flags(at).step(STEP)?
         } else {
-            let lower = state.lowers.first().ok_or(OpError::Stale)?;
-            self.lowers[lower.layer].inode_flags(lower.real.at()).step(STEP)?
+            let lower = state.lower().ok_or(OpError::Stale)?;
+            self.lowers[lower.layer].inode_flags(lower.at()).step(STEP)?
         };
         let marked = |set, bit| if set { bit } else { 0 };
         Ok(real | marked(state.prot.immutable, IMMUTABLE) | marked(state.prot.append_only, APPEND_ONLY))
@@ -38,7 +38,7 @@ impl<L: UpperLayer> Overlay<L> {
         let upper = self.upper()?;
         self.copy_up(&node, Data::Below)?;
         let mut state = node.state.write();
-        let at = state.upper.as_ref().ok_or(OpError::Stale)?.at();
+        let at = state.in_upper()?;
         let prot = ProtAttr { immutable: flags & IMMUTABLE != 0, append_only: flags & APPEND_ONLY != 0 };
         let name = self.config.dialect.name(Mark::ProtAttr);
         if prot == ProtAttr::default() {

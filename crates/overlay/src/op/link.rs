@@ -3,12 +3,13 @@
 use crate::copyup::Data;
 use crate::error::{OpError, Result, Step};
 use crate::ledger::{self, Intent};
-use crate::node::{Place, Real};
+use crate::node::Real;
 use crate::op::lookup::Slot;
 use crate::protect::{self, Change};
 use crate::redirect::Goes;
+use crate::state::{Links, Place};
 use crate::{Entry, NodeId, Overlay};
-use acetate_layer::{Errno, Kind, UpperLayer};
+use acetate_layer::{At, Errno, Kind, UpperLayer};
 
 impl<L: UpperLayer> Overlay<L> {
     /// Gives a node the further name `name` in the directory `parent`. Both are copied up first.
@@ -37,7 +38,7 @@ impl<L: UpperLayer> Overlay<L> {
             return Err(OpError::Exists);
         }
         // A removed lower file cannot be copied up, even if another name of it is left below.
-        if !node.in_upper() && node.state.read().places.is_empty() {
+        if !node.in_upper() && node.state.read().place().is_none() {
             return Err(OpError::NotFound);
         }
         // Plan.
@@ -45,12 +46,12 @@ impl<L: UpperLayer> Overlay<L> {
         self.copy_up(&dir, Data::Whole)?;
         let real_dir = {
             let state = dir.state.read();
-            state.upper.as_ref().and_then(Real::dir).cloned().ok_or(OpError::Stale)?
+            state.upper_dir().cloned().ok_or(OpError::Stale)?
         };
         if node.state.read().has_origin {
             self.mark_impure(&dir)?;
         }
-        let place = node.state.read().places.last().cloned();
+        let place = node.state.read().places().next_back().map(|place| place.to_place());
         if node.state.read().metacopy
             && let Some(place) = place
         {
@@ -63,25 +64,25 @@ impl<L: UpperLayer> Overlay<L> {
             record.set(ledger::flag::MANY_NAMES, true);
         }
         let mut state = node.state.write();
-        let source = state.upper.as_ref().ok_or(OpError::Stale)?;
-        match upper.link(source.at(), &real_dir, name) {
+        let source = state.in_upper()?;
+        match upper.link(source, &real_dir, name) {
             Err(Errno::EXIST) => {
                 if self.upper_slot(&real_dir, name)? != Slot::Whiteout {
                     return Err(OpError::Exists);
                 }
-                let link = |work: &L::Dir, staged: &[u8]| upper.link(source.at(), work, staged);
+                let link = |work: &L::Dir, staged: &[u8]| upper.link(source, work, staged);
                 let (staged, ()) = self.staging.object(upper, link).step(STEP)?;
                 staged.publish(&real_dir, name).step("publish a hard link")?;
             }
             other => other.step(STEP)?,
         }
         // Record.
-        state.places.push(Place { parent: dir.clone(), name: name.into(), in_upper: true });
-        if let Some(links) = &mut state.links {
-            links.union += 1;
+        state.add_place(Place { parent: dir.clone(), name: name.into(), in_upper: true });
+        if let Some(links) = state.links() {
+            state.set_links(Some(Links { union: links.union + 1, ..links }));
         }
-        if matches!(state.upper, Some(Real::Held(_))) {
-            state.upper = Some(Real::Named(real_dir, name.into()));
+        if matches!(state.upper_at(), Some(At::Open(_))) {
+            state.set_upper(Real::Named(real_dir, name.into()));
         }
         node.record_places(&state);
         dir.set_child(name, &node);

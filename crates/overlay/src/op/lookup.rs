@@ -1,8 +1,10 @@
 //! lookup and forget: how the kernel gets to know nodes.
 
+use crate::children::NameHash;
 use crate::error::{OpError, Result, Step};
 use crate::merge::Found;
-use crate::node::{Node, Place, State};
+use crate::node::Node;
+use crate::state::{Place, State};
 use crate::{Attr, Entry, NodeId, Overlay};
 use acetate_layer::{At, Kind, Stat, UpperLayer};
 use std::sync::Arc;
@@ -39,16 +41,13 @@ impl<L: UpperLayer> Overlay<L> {
     pub(crate) fn release_node(&self, node: Arc<Node<L>>) {
         let mut node = Some(node);
         while let Some(last) = node.take() {
-            let places = last.state.read().places.clone();
+            let places: Vec<_> = last.state.read().places().map(|place| place.to_place()).collect();
             drop(last);
             for place in places {
                 let Ok(dir) = place.parent.as_dir() else {
                     continue;
                 };
-                let mut children = dir.children.lock();
-                if children.get(&place.name).is_some_and(|child| child.strong_count() == 0) {
-                    children.remove(&place.name);
-                    drop(children);
+                if dir.children.lock().bury(NameHash::of(&place.name)) {
                     // The parent may have been kept by this child alone.
                     node = Some(place.parent);
                 }
@@ -117,8 +116,8 @@ impl<L: UpperLayer> Overlay<L> {
         let linked = found.upper.is_some() && found.stat.kind != Kind::Dir && found.stat.nlink > 1;
         if linked && let Some(node) = self.nodes.linked(found.stat.ino) {
             let mut state = node.state.write();
-            if !state.places.iter().any(|place| place.is(dir, name)) {
-                state.places.push(Place { parent: dir.clone(), name: name.into(), in_upper: true });
+            if !state.has_place(dir, name) {
+                state.add_place(Place { parent: dir.clone(), name: name.into(), in_upper: true });
                 node.record_places(&state);
             }
             drop(state);
@@ -133,24 +132,16 @@ impl<L: UpperLayer> Overlay<L> {
         if linked && let Some(other) = self.nodes.set_linked(ino, &node) {
             // Two names of one file were looked up at once.
             let mut state = other.state.write();
-            state.places.push(Place { parent: dir.clone(), name: name.into(), in_upper: true });
+            state.add_place(Place { parent: dir.clone(), name: name.into(), in_upper: true });
             other.record_places(&state);
             drop(state);
             dir.set_child(name, &other);
             return Ok(Some(other));
         }
         // Two lookups of one name may race: the first one to get here wins.
-        let part = dir.as_dir()?;
-        {
-            let children = &mut *part.children.lock();
-            if let Some(other) = children.get(name).and_then(std::sync::Weak::upgrade) {
-                return Ok(Some(other));
-            }
-            // Whoever was copied up since, and is forgotten by now, has counted a change before.
-            if part.listing.lock().changes != changes {
-                return Ok(None);
-            }
-            children.insert(name.into(), Arc::downgrade(&node));
+        match dir.add_child(name, &node, changes)? {
+            Some(first) if Arc::ptr_eq(&first, &node) => {}
+            other => return Ok(other),
         }
         self.settle(&node);
         if linked && let Some(record) = node.record.get() {
@@ -176,12 +167,9 @@ impl<L: UpperLayer> Overlay<L> {
             record.set(crate::ledger::flag::MANY_NAMES, true);
         }
         let mut state = node.state.write();
-        let known = state.places.iter().position(|place| place.is(dir, name));
-        let place = match known {
-            Some(at) => state.places.remove(at),
-            None => Place { parent: dir.clone(), name: name.into(), in_upper },
-        };
-        state.places.push(place);
+        let known = state.remove_place(dir, name);
+        let place = known.unwrap_or_else(|| Place { parent: dir.clone(), name: name.into(), in_upper });
+        state.add_place(place);
         node.record_places(&state);
         drop(state);
         dir.set_child(name, &node);
@@ -205,11 +193,11 @@ impl<L: UpperLayer> Overlay<L> {
 
     /// The attributes of the topmost real object.
     pub(crate) fn stat_state(&self, state: &State<L>) -> Result<Stat> {
-        let mut stat = if let Some(upper) = &state.upper {
-            self.upper_layer()?.stat(upper.at()).step("stat the upper object")?
+        let mut stat = if let Some(at) = state.upper_at() {
+            self.upper_layer()?.stat(at).step("stat the upper object")?
         } else {
-            let lower = state.lowers.first().ok_or(OpError::Stale)?;
-            self.lowers[lower.layer].stat(lower.real.at()).step("stat the lower object")?
+            let lower = state.lower().ok_or(OpError::Stale)?;
+            self.lowers[lower.layer].stat(lower.at()).step("stat the lower object")?
         };
         self.count_data_blocks(state, &mut stat)?;
         Ok(stat)
@@ -223,7 +211,7 @@ impl<L: UpperLayer> Overlay<L> {
             ino: state.ino,
             kind: node.kind,
             mode: stat.mode,
-            nlink: if merged { 1 } else { state.links.map_or(stat.nlink, |links| links.union) },
+            nlink: if merged { 1 } else { state.links().map_or(stat.nlink, |links| links.union) },
             uid: stat.uid,
             gid: stat.gid,
             rdev: stat.rdev,
@@ -252,16 +240,17 @@ impl<L: UpperLayer> Overlay<L> {
 
 /// The state of what a name was found to be.
 fn state_of<L: UpperLayer>(dir: &Arc<Node<L>>, name: &[u8], found: Found<L>) -> State<L> {
-    let mut state = State::new(found.ino);
-    // Most nodes have one name for ever.
-    state.places = vec![Place { parent: dir.clone(), name: name.into(), in_upper: found.in_upper }];
-    state.upper = found.upper;
-    state.lowers = found.lowers;
+    let place = Place { parent: dir.clone(), name: name.into(), in_upper: found.in_upper };
+    let mut state = State::at(found.ino, place);
+    if let Some(real) = found.upper {
+        state.set_upper(real);
+    }
+    state.set_lowers(found.lowers);
     state.metacopy = found.metacopy;
-    state.data_path = found.data_path;
-    state.index = found.index;
-    state.links = found.links;
-    state.redirect = found.redirect;
+    state.set_data_path(found.data_path);
+    state.set_index(found.index);
+    state.set_links(found.links);
+    state.set_redirect(found.redirect);
     state.has_origin = found.has_origin;
     state.prot = found.prot;
     state

@@ -8,7 +8,6 @@ use crate::protect::{self, Change};
 use crate::{HandleId, NodeId, OpenFlags, Overlay};
 use acetate_layer::{Access, At, Kind, UpperLayer};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 impl<L: UpperLayer> Overlay<L> {
     /// Opens a regular file. Opening for writing or truncating copies it up.
@@ -34,7 +33,7 @@ impl<L: UpperLayer> Overlay<L> {
         }
         // The kernel keeps a program from being opened for writing while it runs, but asks a FUSE server to truncate by
         // a read-only open before it checks that.
-        if !writes && node.executions.load(Ordering::Acquire) != 0 {
+        if !writes && self.handles.is_executed(node.id) {
             return Err(OpError::Executed);
         }
         let append = flags.append && !flags.truncate;

@@ -65,13 +65,12 @@ impl<L: UpperLayer> Overlay<L> {
             // Whoever has seen it all has come to the end.
             return if from + 1 == listing.base { Ok(()) } else { Err(OpError::Stale) };
         }
-        let first = listing.entries.partition_point(|entry| entry.position < from);
-        for entry in &listing.entries[first..] {
+        for entry in listing.from(from) {
             if entry.hidden {
                 continue;
             }
             let next = entry.position + FIRST_ENTRY + 1;
-            if self.emit(&node, &listing, entry, next, sink, plus)? == Room::Full {
+            if self.emit(&node, &listing, &entry, next, sink, plus)? == Room::Full {
                 return Ok(());
             }
         }
@@ -82,12 +81,12 @@ impl<L: UpperLayer> Overlay<L> {
         &self,
         dir: &Arc<Node<L>>,
         listing: &Listing,
-        entry: &ListEntry,
+        entry: &ListEntry<'_>,
         next: u64,
         sink: &mut dyn FnMut(DirItem<'_>, Option<&Entry>) -> Room,
         plus: Plus,
     ) -> Result<Room> {
-        let mut item = DirItem { name: &entry.name, ino: entry.ino, kind: entry.kind, next };
+        let mut item = DirItem { name: entry.name, ino: entry.ino, kind: entry.kind, next };
         let number_unknown = listing.impure && entry.lower.is_none();
         if plus == Plus::No && !number_unknown && entry.kind != Kind::Dir {
             return Ok(sink(item, None));
@@ -127,17 +126,17 @@ impl<L: UpperLayer> Overlay<L> {
         &self,
         dir: &Arc<Node<L>>,
         listing: &Listing,
-        entry: &ListEntry,
+        entry: &ListEntry<'_>,
     ) -> Result<Option<(Arc<Node<L>>, Attr)>> {
         let layer = entry.lower.filter(|_| entry.kind != Kind::Dir);
-        self.child_with_attr(dir, &entry.name, layer.map(|layer| (layer, listing.as_of)))
+        self.child_with_attr(dir, entry.name, layer.map(|layer| (layer, listing.as_of)))
     }
 
     /// The listing that a reader at `offset` works on; `None` for a removed directory. Whoever goes on is content with
     /// the last one: to read a large directory anew for each part of its listing while it is being emptied would take
     /// quadratic time.
     fn listing_at(&self, node: &Arc<Node<L>>, offset: u64) -> Result<Option<Arc<Listing>>> {
-        if node.id != NodeId::ROOT && node.state.read().places.is_empty() {
+        if node.id != NodeId::ROOT && node.state.read().place().is_none() {
             return Ok(None);
         }
         let part = node.as_dir()?;
@@ -156,7 +155,7 @@ impl<L: UpperLayer> Overlay<L> {
 
     /// Takes the impure mark from a plain upper directory in which every number is its own.
     fn drop_needless_impure(&self, dir: &Arc<Node<L>>, listing: &Listing) -> Result<()> {
-        if !dir.state.read().lowers.is_empty() || dir.id == NodeId::ROOT {
+        if dir.state.read().has_lowers() || dir.id == NodeId::ROOT {
             return Ok(());
         }
         // The numbers of copies that others have made are not known then.
@@ -164,8 +163,8 @@ impl<L: UpperLayer> Overlay<L> {
             return Ok(());
         }
         let _names = dir.as_dir()?.ns.read();
-        for entry in &listing.entries {
-            match self.child(dir, &entry.name) {
+        for entry in listing.iter() {
+            match self.child(dir, entry.name) {
                 Ok(Some(child)) if child.state.read().ino == entry.ino => {}
                 Ok(None) => {}
                 // "Cannot tell" keeps the mark.
@@ -173,9 +172,9 @@ impl<L: UpperLayer> Overlay<L> {
             }
         }
         let state = dir.state.read();
-        if let (Some(real), Ok(upper)) = (&state.upper, self.upper_layer()) {
+        if let (Some(at), Ok(upper)) = (state.upper_at(), self.upper_layer()) {
             let name = self.config.dialect.name(Mark::Impure);
-            if upper.remove_xattr(real.at(), name).is_ok() {
+            if upper.remove_xattr(at, name).is_ok() {
                 dir.as_dir()?.impure.store(false, Ordering::Release);
                 drop(state);
                 (self.changed)(dir.id, Changed::Attributes);
@@ -212,7 +211,7 @@ fn dots<L: UpperLayer>(
 fn dot_numbers<L: UpperLayer>(dir: &Node<L>) -> (u64, u64) {
     let state = dir.state.read();
     let own = state.ino;
-    let parent = state.places.first().map(|place| place.parent.clone());
+    let parent = state.place().map(|place| place.parent.clone());
     drop(state);
     (own, parent.map_or(own, |parent| parent.state.read().ino))
 }

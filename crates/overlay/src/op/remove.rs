@@ -6,10 +6,10 @@
 use crate::copyup::Data;
 use crate::error::{OpError, Result, Step};
 use crate::ledger::{self, Intent};
-use crate::node::{Node, Real};
+use crate::node::Node;
 use crate::protect::{self, Change};
 use crate::{NodeId, Overlay};
-use acetate_layer::{Errno, Kind, UpperLayer};
+use acetate_layer::{At, Errno, Kind, UpperLayer};
 use std::sync::Arc;
 
 impl<L: UpperLayer> Overlay<L> {
@@ -42,7 +42,7 @@ impl<L: UpperLayer> Overlay<L> {
         self.intend(&Intent::at(ledger::Change::Remove, dir.id, name, Some(victim.id)));
         let mut state = victim.state.write();
         if covered {
-            self.cover(upper, &real_dir, name, state.upper.is_some())?;
+            self.cover(upper, &real_dir, name, state.has_upper())?;
         } else {
             upper.unlink(&real_dir, name).step("remove a file from upper")?;
         }
@@ -51,7 +51,7 @@ impl<L: UpperLayer> Overlay<L> {
         victim.record_places(&state);
         self.after_losing_name(upper, &victim, &mut state);
         drop(state);
-        dir.remove_child(name);
+        dir.remove_child(name, &victim);
         dir.forget_listing();
         Ok(())
     }
@@ -82,7 +82,7 @@ impl<L: UpperLayer> Overlay<L> {
         // Act.
         self.intend(&Intent::at(ledger::Change::Remove, dir.id, name, Some(victim.id)));
         let mut state = victim.state.write();
-        let in_upper = state.upper.is_some();
+        let in_upper = state.has_upper();
         if covered && in_upper {
             let whiteout = self.staging.whiteout(upper).step("make a whiteout")?;
             self.admit_whiteouts(upper, &real_dir)?;
@@ -102,7 +102,7 @@ impl<L: UpperLayer> Overlay<L> {
         victim.record_places(&state);
         self.after_losing_name(upper, &victim, &mut state);
         drop(state);
-        dir.remove_child(name);
+        dir.remove_child(name, &victim);
         dir.forget_listing();
         victim.forget_listing();
         Ok(())
@@ -132,13 +132,13 @@ impl<L: UpperLayer> Overlay<L> {
         name: &[u8],
     ) -> Result<Option<Arc<L::File>>> {
         let state = node.state.read();
-        let other_names = match &state.index {
+        let other_names = match state.index() {
             // Names that nobody has looked up yet are names, too.
             Some(_) => !self.is_last_link(&state),
-            None => state.places.iter().any(|place| !place.is(dir, name)),
+            None => state.places().any(|place| !place.is(dir, name)),
         };
-        match &state.upper {
-            Some(Real::Named(real, name)) if !other_names => {
+        match state.upper_at() {
+            Some(At::Name(real, name)) if !other_names => {
                 Ok(Some(Arc::new(upper.hold(real, name).step("hold a file that loses its name")?)))
             }
             _ => Ok(None),
@@ -147,9 +147,9 @@ impl<L: UpperLayer> Overlay<L> {
 
     /// Marks a directory as one that may hold xattr whiteouts, where such are made.
     pub(crate) fn admit_whiteouts(&self, upper: &L, dir: &L::Dir) -> Result<()> {
+        use acetate_layer::SetXattr;
         use acetate_layer::mark::{Mark, Opaque, opaque};
         use acetate_layer::work::WhiteoutForm;
-        use acetate_layer::{At, SetXattr};
         if self.staging.form() != WhiteoutForm::Xattr {
             return Ok(());
         }
@@ -164,5 +164,5 @@ impl<L: UpperLayer> Overlay<L> {
 
 /// The upper part of a directory that was copied up.
 pub(crate) fn real_dir<L: UpperLayer>(dir: &Node<L>) -> Result<L::Dir> {
-    dir.state.read().upper.as_ref().and_then(Real::dir).cloned().ok_or(OpError::Stale)
+    dir.state.read().upper_dir().cloned().ok_or(OpError::Stale)
 }

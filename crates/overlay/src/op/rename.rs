@@ -6,11 +6,12 @@
 use crate::copyup::Data;
 use crate::error::{OpError, Result, Step};
 use crate::ledger::{self, Intent};
-use crate::node::{Node, Place, Real, State};
+use crate::node::{Node, Real};
 use crate::op::lookup::Slot;
 use crate::op::remove::real_dir;
 use crate::protect::{self, Change};
 use crate::redirect::Goes;
+use crate::state::{Place, State};
 use crate::{Changed, NodeId, Overlay, Redirects, RenameKind};
 use acetate_layer::mark::{self, Mark, Opaque};
 use acetate_layer::work::WhiteoutForm;
@@ -133,7 +134,10 @@ impl<L: UpperLayer> Overlay<L> {
         if let Some(node) = overwritten {
             node.forget_listing();
         }
-        old.dir.remove_child(old.name);
+        old.dir.remove_child(old.name, &source);
+        if let Some(node) = overwritten {
+            new.dir.remove_child(new.name, node);
+        }
         new.dir.set_child(new.name, &source);
         old.dir.forget_listing();
         new.dir.forget_listing();
@@ -225,7 +229,7 @@ impl<L: UpperLayer> Overlay<L> {
         if node.kind == Kind::Dir {
             return Ok(false);
         }
-        let lower = node.state.read().lowers.first().cloned().ok_or(OpError::Stale)?;
+        let lower = node.state.read().lower().map(|lower| lower.to_lower()).ok_or(OpError::Stale)?;
         let stat = self.lowers[lower.layer].stat(lower.real.at()).step("stat the lower object")?;
         Ok(stat.nlink > 1)
     }
@@ -233,12 +237,12 @@ impl<L: UpperLayer> Overlay<L> {
     /// A plain upper directory must not merge with what lower layers have at its new place.
     fn make_opaque_in(&self, node: &Node<L>, dir: &Node<L>) -> Result<()> {
         const STEP: &str = "mark a moved directory opaque";
-        if node.kind != Kind::Dir || dir.state.read().lowers.is_empty() {
+        if node.kind != Kind::Dir || !dir.state.read().has_lowers() {
             return Ok(());
         }
         let upper = self.upper()?;
         let state = node.state.read();
-        let at = state.upper.as_ref().ok_or(OpError::Stale)?.at();
+        let at = state.in_upper()?;
         if mark::opaque(self.mark(upper, at, Mark::Opaque).step(STEP)?.as_deref()) == Opaque::Yes {
             return Ok(());
         }
@@ -257,7 +261,7 @@ impl<L: UpperLayer> Overlay<L> {
         }
         let upper = self.upper()?;
         let mut state = dir.state.write();
-        let old = state.upper.clone().ok_or(OpError::Stale)?;
+        let old = state.upper().ok_or(OpError::Stale)?;
         let stat = upper.stat(old.at()).step(STEP)?;
         let staged = self.staging.dir(upper, 0o700, Owner::Mounter).step(STEP)?;
         if stat.uid != 0 || stat.gid != 0 {
@@ -278,9 +282,9 @@ impl<L: UpperLayer> Overlay<L> {
         upper.set_times(staged.at(), SetTime::To(stat.atime), SetTime::To(stat.mtime)).step(STEP)?;
         let fresh = upper.open_dir(upper.work(), staged.name()).step(STEP)?;
         drop(staged.exchange(&real_dir(place.dir)?, place.name, true).step(STEP)?);
-        state.upper = Some(Real::Dir(fresh));
+        state.set_upper(Real::Dir(fresh));
         // The opaque mark hides them for good.
-        state.lowers.clear();
+        state.set_lowers(Vec::new());
         Ok(())
     }
 
@@ -304,6 +308,8 @@ impl<L: UpperLayer> Overlay<L> {
             target.record_places(&state);
         }
         drop(source_state);
+        old.dir.remove_child(old.name, source);
+        new.dir.remove_child(new.name, target);
         new.dir.set_child(new.name, source);
         old.dir.set_child(old.name, target);
         old.dir.forget_listing();
@@ -394,7 +400,7 @@ fn place_of<L: UpperLayer>(side: &Side<'_, L>) -> Place<L> {
 
 /// Whether a node is a directory that goes on in lower layers.
 fn merges<L: UpperLayer>(node: &Node<L>) -> bool {
-    node.kind == Kind::Dir && !node.state.read().lowers.is_empty()
+    node.kind == Kind::Dir && node.state.read().has_lowers()
 }
 
 /// Whether a directory is another one or below it.
@@ -404,7 +410,7 @@ fn is_below<L: UpperLayer>(inner: &Arc<Node<L>>, outer: &Arc<Node<L>>) -> bool {
         if Arc::ptr_eq(&current, outer) {
             return true;
         }
-        let parent = current.state.read().places.first().map(|place| place.parent.clone());
+        let parent = current.state.read().place().map(|place| place.parent.clone());
         match parent {
             Some(parent) => current = parent,
             None => return false,

@@ -5,7 +5,8 @@
 
 use crate::Overlay;
 use crate::error::Result;
-use crate::node::{Node, State};
+use crate::node::Node;
+use crate::state::State;
 use acetate_layer::{Kind, UpperLayer};
 
 /// What they tell.
@@ -52,8 +53,8 @@ impl<L: UpperLayer> Overlay<L> {
     }
 
     fn part_names(&self, state: &State<L>) -> Vec<String> {
-        let upper = state.upper.iter().map(|_| "upper".to_owned());
-        upper.chain(state.lowers.iter().map(|lower| self.layer_name(lower.layer))).collect()
+        let upper = state.upper_at().into_iter().map(|_| "upper".to_owned());
+        upper.chain(state.lowers().map(|lower| self.layer_name(lower.layer))).collect()
     }
 
     /// As `acetate explain` calls it.

@@ -30,11 +30,11 @@ impl<L: UpperLayer> Overlay<L> {
     fn read_xattr(&self, node: &Node<L>, name: &[u8]) -> Result<Option<Vec<u8>>> {
         let name = mark::to_disk(self.config.dialect, name).step(STEP)?;
         let state = node.state.read();
-        if let Some(upper) = &state.upper {
-            return self.upper_layer()?.get_xattr(upper.at(), &name).step(STEP);
+        if let Some(at) = state.upper_at() {
+            return self.upper_layer()?.get_xattr(at, &name).step(STEP);
         }
-        let lower = state.lowers.first().ok_or(OpError::Stale)?;
-        self.lowers[lower.layer].get_xattr(lower.real.at(), &name).step(STEP)
+        let lower = state.lower().ok_or(OpError::Stale)?;
+        self.lowers[lower.layer].get_xattr(lower.at(), &name).step(STEP)
     }
 
     /// The names of all attributes, each ended by NUL; `trusted.*` only for root.
@@ -44,11 +44,11 @@ impl<L: UpperLayer> Overlay<L> {
     pub fn listxattr(&self, node: NodeId, caller: &Caller) -> Result<Vec<u8>> {
         let node = self.node(node)?;
         let state = node.state.read();
-        let names = if let Some(upper) = &state.upper {
-            self.upper_layer()?.list_xattrs(upper.at())
+        let names = if let Some(at) = state.upper_at() {
+            self.upper_layer()?.list_xattrs(at)
         } else {
-            let lower = state.lowers.first().ok_or(OpError::Stale)?;
-            self.lowers[lower.layer].list_xattrs(lower.real.at())
+            let lower = state.lower().ok_or(OpError::Stale)?;
+            self.lowers[lower.layer].list_xattrs(lower.at())
         };
         let mut list = Vec::new();
         for name in names.step("list xattrs")? {
@@ -86,7 +86,7 @@ impl<L: UpperLayer> Overlay<L> {
         let disk = mark::to_disk(self.config.dialect, name).step(STEP)?;
         self.copy_up(&node, Data::Below)?;
         let state = node.state.read();
-        let at = state.upper.as_ref().ok_or(OpError::Stale)?.at();
+        let at = state.in_upper()?;
         let how = self.how_to_set(upper, node.id, at, &disk, how)?;
         upper.set_xattr(at, &disk, value, how).step("set an xattr")?;
         if clear_set_gid {
@@ -126,7 +126,7 @@ impl<L: UpperLayer> Overlay<L> {
         let disk = mark::to_disk(self.config.dialect, name).step(STEP)?;
         self.copy_up(&node, Data::Below)?;
         let state = node.state.read();
-        let at = state.upper.as_ref().ok_or(OpError::Stale)?.at();
+        let at = state.in_upper()?;
         if self.ledger.is_some()
             && before == Before::Nothing
             && upper.get_xattr(at, &disk).step(STEP)?.is_some()
