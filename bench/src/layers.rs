@@ -7,7 +7,6 @@ use std::process::Command;
 use std::time::Duration;
 
 use acetate_testkit::exec;
-use acetate_testkit::scratch::Scratch;
 use anyhow::Context;
 
 /// Directories at the first level of the tree; each holds [`INNER_DIRS`] more.
@@ -61,18 +60,27 @@ pub struct Layers {
 }
 
 impl Layers {
-    /// Makes all of them below `scratch`.
-    pub fn make(scratch: &Scratch) -> anyhow::Result<Self> {
-        let layers = Self {
-            empty: scratch.dir("empty")?,
-            tree: vec![scratch.dir("tree-top")?, scratch.dir("tree")?],
-            wide: vec![scratch.dir("wide-top")?, scratch.dir("wide")?],
-            big: scratch.dir("big")?,
-            repository: scratch.dir("git")?,
-            deep: (0..DEEP_LAYERS).map(|i| scratch.dir(&format!("deep-{i}"))).collect::<Result<_, _>>()?,
-            archive: scratch.path().join("archive.tar"),
-            merged: scratch.dir("merged")?,
-        };
+    /// Where they are below `dir`, made or not.
+    pub fn below(dir: &Path) -> Self {
+        Self {
+            empty: dir.join("empty"),
+            tree: vec![dir.join("tree-top"), dir.join("tree")],
+            wide: vec![dir.join("wide-top"), dir.join("wide")],
+            big: dir.join("big"),
+            repository: dir.join("git"),
+            deep: (0..DEEP_LAYERS).map(|i| dir.join(format!("deep-{i}"))).collect(),
+            archive: dir.join("archive.tar"),
+            merged: dir.join("merged"),
+        }
+    }
+
+    /// Makes all of them below `dir`.
+    pub fn make(dir: &Path) -> anyhow::Result<Self> {
+        let layers = Self::below(dir);
+        let single = [&layers.empty, &layers.big, &layers.repository, &layers.merged];
+        for dir in single.into_iter().chain(&layers.tree).chain(&layers.wide).chain(&layers.deep) {
+            std::fs::create_dir(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        }
         make_tree(&layers.tree[0], &layers.tree[1])?;
         for (i, layer) in layers.wide.iter().enumerate() {
             let dir = layer.join("wide");

@@ -7,10 +7,12 @@ mod import;
 mod layers;
 mod plot;
 mod report;
+mod rootless;
 mod system;
 mod workload;
 
 use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -45,12 +47,18 @@ struct Args {
     /// Only these systems, separated by commas
     #[arg(long, value_enum, value_name = "SYSTEM", value_delimiter = ',')]
     systems: Vec<system::Choice>,
+    /// All systems by an ordinary user in a user namespace of theirs
+    #[arg(long)]
+    rootless: bool,
+    /// Where to work: set for the process of the ordinary user
+    #[arg(long, value_name = "DIR", hide = true)]
+    inside: Option<PathBuf>,
     /// Print one JSON object (schema acetate-bench/1, see bench/README.md) instead of a table
     #[arg(long)]
     json: bool,
     /// Also draw the ratios to the kernel's overlayfs, into this SVG file
     #[arg(long, value_name = "FILE")]
-    svg: Option<std::path::PathBuf>,
+    svg: Option<PathBuf>,
     /// Print the names of the workloads and what they do
     #[arg(long)]
     list: bool,
@@ -105,18 +113,29 @@ fn run(args: &Args) -> anyhow::Result<bool> {
     if !rustix::process::geteuid().is_root() {
         bail!("mounting and dropping caches need root; run it with sudo");
     }
-    let systems = System::find(&args.systems)?;
+    if let Some(dir) = &args.inside {
+        return compare(args, &workloads, dir);
+    }
     let scratch = Scratch::on(args.fs.kind(), "acetate-bench", 8192)?;
+    if args.rootless {
+        return rootless::run(scratch.path());
+    }
+    compare(args, &workloads, scratch.path())
+}
+
+/// Makes layers below `dir`, measures the systems over them, and reports; whether every workload ran on every system.
+fn compare(args: &Args, workloads: &[&'static Workload], dir: &Path) -> anyhow::Result<bool> {
+    let systems = System::find(&args.systems)?;
     say("making layers");
-    let layers = Layers::make(&scratch)?;
-    let mut report = Report::new(args.fs.kind().name(), args.rounds, &systems, &workloads);
+    let place = Place { layers: Layers::make(dir)?, dir, rootless: args.rootless };
+    let mut report = Report::new(args.fs.kind().name(), args.rounds, args.rootless, &systems, workloads);
     for round in 0..args.rounds {
         for (row, workload) in workloads.iter().enumerate() {
             say(&format!("round {} of {}: {}", round + 1, args.rounds, workload.name));
             // Whoever goes first in one round goes last in another.
             for turn in 0..systems.len() {
                 let column = (turn + round as usize) % systems.len();
-                let timed = measure(workload, &systems[column], &layers, &scratch);
+                let timed = measure(workload, &systems[column], &place);
                 if let Ok(measured) = &timed {
                     report.note_mount(column, measured);
                 }
@@ -188,21 +207,27 @@ pub struct Measured {
     pub memory: Option<u64>,
 }
 
+/// Where it is measured.
+struct Place<'a> {
+    layers: Layers,
+    /// They are below it, and so are upper layers.
+    dir: &'a Path,
+    rootless: bool,
+}
+
 /// Mounts, prepares, runs and unmounts.
-fn measure(
-    workload: &Workload,
-    system: &System,
-    layers: &Layers,
-    scratch: &Scratch,
-) -> anyhow::Result<Measured> {
-    let (upper, work) = (scratch.dir("upper")?, scratch.dir("work")?);
+fn measure(workload: &Workload, system: &System, place: &Place<'_>) -> anyhow::Result<Measured> {
+    let Place { layers, dir, rootless } = place;
+    let (upper, work) = (dir.join("upper"), dir.join("work"));
+    std::fs::create_dir(&upper)?;
+    std::fs::create_dir(&work)?;
     let result = (|| {
         let stack = Stack::writable(layers.stack(workload.lowers), &upper, &work);
         if workload.start == Start::Cold {
-            drop_caches()?;
+            if *rootless { rootless::ask_for_cold()? } else { drop_caches()? }
         }
         let start = Instant::now();
-        let mounted = system.mount(&stack, &layers.merged)?;
+        let mounted = system.mount(&stack, &layers.merged, *rootless)?;
         let mount_seconds = start.elapsed().as_secs_f64();
         (workload.prepare)(mounted.path(), layers)?;
         if workload.start == Start::Warm {

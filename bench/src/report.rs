@@ -28,6 +28,8 @@ pub struct Row {
 pub struct Report {
     fs: &'static str,
     rounds: u32,
+    /// In a user namespace.
+    rootless: bool,
     systems: Vec<&'static str>,
     /// Seconds that mounting took, per system.
     mounts: Vec<Vec<f64>>,
@@ -44,7 +46,13 @@ const REFERENCE: &str = "kernel";
 
 impl Report {
     /// An empty report.
-    pub fn new(fs: &'static str, rounds: u32, systems: &[System], workloads: &[&'static Workload]) -> Self {
+    pub fn new(
+        fs: &'static str,
+        rounds: u32,
+        rootless: bool,
+        systems: &[System],
+        workloads: &[&'static Workload],
+    ) -> Self {
         let row = |workload: &&'static Workload| Row {
             name: workload.name,
             what: workload.what,
@@ -55,6 +63,7 @@ impl Report {
         Self {
             fs,
             rounds,
+            rootless,
             systems: systems.iter().map(System::name).collect(),
             mounts: vec![Vec::new(); systems.len()],
             memory: vec![None; systems.len()],
@@ -83,8 +92,9 @@ impl Report {
         let uname = rustix::system::uname();
         let release = uname.release().to_string_lossy();
         let subtitle = format!(
-            "layers on {}, medians of {}, Linux {}, {} processors; 1 is the kernel's overlayfs, left is faster",
+            "layers on {}{}, medians of {}, Linux {}, {} processors; 1 is the kernel's overlayfs, left is faster",
             self.fs,
+            self.where_text(),
             rounds_text(self.rounds),
             // What a distribution appends says nothing to others.
             release.split('-').next().unwrap_or_default(),
@@ -92,6 +102,10 @@ impl Report {
         );
         let bars: Vec<Bar> = self.rows.iter().map(bar).collect();
         plot::svg("Times of overlay filesystems", &subtitle, &systems, &bars)
+    }
+
+    fn where_text(&self) -> &'static str {
+        if self.rootless { " in a user namespace" } else { "" }
     }
 
     /// The systems that Acetate is compared with, by number; empty if it was not measured.
@@ -142,8 +156,9 @@ impl Report {
         // A String takes any text; writing to it cannot fail.
         let _ = writeln!(
             text,
-            "\nLayers on {}, medians of {}{}",
+            "\nLayers on {}{}, medians of {}{}",
             self.fs,
+            self.where_text(),
             rounds_text(self.rounds),
             if references.is_empty() { "." } else { "; a ratio below 1 means that Acetate is faster." }
         );
@@ -193,6 +208,7 @@ impl Report {
             "schema": "acetate-bench/1",
             "fs": self.fs,
             "rounds": self.rounds,
+            "rootless": self.rootless,
             "cpus": std::thread::available_parallelism().map_or(0, usize::from),
             "kernel": rustix::system::uname().release().to_string_lossy(),
             "workloads": rows,
@@ -262,6 +278,7 @@ mod tests {
         Report {
             fs: "tmpfs",
             rounds: 3,
+            rootless: false,
             systems: vec!["kernel", "acetate"],
             mounts: vec![vec![], vec![0.002]],
             memory: vec![None, Some(3 << 20)],

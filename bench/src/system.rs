@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use acetate_testkit::driver::{Driver, Mounted, Stack, is_mounted};
-use acetate_testkit::need;
+use acetate_testkit::driver::{Driver, Mounted, Stack, acetate_bin, is_mounted};
+use acetate_testkit::{exec, need};
 use anyhow::{Context, bail};
 use clap::ValueEnum;
 use rustix::mount::{UnmountFlags, unmount};
@@ -22,6 +22,8 @@ pub enum Choice {
     Kernel,
     /// This project
     Acetate,
+    /// The kernel's overlayfs by `acetate mount --driver kernel`; only if asked for
+    AcetateKernel,
     /// The published crate, if it is installed
     FuseOverlayfs,
     /// What the system has installed in /usr/bin, such as Debian's 1.10; only if asked for
@@ -36,6 +38,8 @@ const ALWAYS: [Choice; 3] = [Choice::Kernel, Choice::Acetate, Choice::FuseOverla
 pub enum System {
     /// One that the testkit's driver knows.
     Driver(Driver),
+    /// `acetate mount --driver kernel`.
+    ByUs(PathBuf),
     /// `fuse-overlayfs -o ... MERGED`.
     Published(PathBuf),
     /// The same, from the system.
@@ -52,6 +56,7 @@ impl System {
             match choice {
                 Choice::Kernel => systems.push(Self::Driver(Driver::Kernel)),
                 Choice::Acetate => systems.push(Self::Driver(Driver::acetate()?)),
+                Choice::AcetateKernel => systems.push(Self::ByUs(acetate_bin()?)),
                 Choice::FuseOverlayfsSystem => {
                     let bin = Path::new("/usr/bin/fuse-overlayfs");
                     if !bin.exists() {
@@ -75,30 +80,31 @@ impl System {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Driver(driver) => driver.name(),
+            Self::ByUs(_) => "acetate-kernel",
             Self::Published(_) => "fuse-overlayfs",
             Self::Packaged(_) => "fuse-overlayfs-system",
         }
     }
 
-    fn program(&self) -> &'static str {
+    /// The name of the program that serves; `None` if the kernel does.
+    fn program(&self) -> Option<&'static str> {
         match self {
-            Self::Driver(driver) => driver.name(),
-            Self::Published(_) | Self::Packaged(_) => "fuse-overlayfs",
+            Self::Driver(Driver::Kernel) | Self::ByUs(_) => None,
+            Self::Driver(driver) => Some(driver.name()),
+            Self::Published(_) | Self::Packaged(_) => Some("fuse-overlayfs"),
         }
     }
 
     /// The memory of the process that serves `target`, in bytes, by its resident set; `None` if the kernel does.
     pub fn server_memory(&self, target: &Path) -> anyhow::Result<Option<u64>> {
-        if matches!(self, Self::Driver(Driver::Kernel)) {
-            return Ok(None);
-        }
+        let Some(server) = self.program() else { return Ok(None) };
         for entry in std::fs::read_dir("/proc")? {
             let process = entry?.path();
             // It may have ended meanwhile, and is none then.
             let Ok(arguments) = std::fs::read(process.join("cmdline")) else { continue };
             let mut words = arguments.split(|byte| *byte == 0).filter(|word| !word.is_empty());
             let program = words.next().map(|word| Path::new(OsStr::from_bytes(word)));
-            let named = program.and_then(Path::file_name).is_some_and(|name| name == self.program());
+            let named = program.and_then(Path::file_name).is_some_and(|name| name == server);
             if !named || words.next_back() != Some(target.as_os_str().as_bytes()) {
                 continue;
             }
@@ -110,10 +116,20 @@ impl System {
         Ok(None)
     }
 
-    /// Mounts `stack` on `target`.
-    pub fn mount(&self, stack: &Stack, target: &Path) -> anyhow::Result<Mount> {
+    /// Mounts `stack` on `target`; `rootless` in a user namespace.
+    pub fn mount(&self, stack: &Stack, target: &Path, rootless: bool) -> anyhow::Result<Mount> {
         match self {
+            // The others see by themselves where they are.
+            Self::Driver(driver @ Driver::Kernel) if rootless => {
+                Ok(Mount::Driver(driver.mount(stack, target, "userxattr")?))
+            }
             Self::Driver(driver) => Ok(Mount::Driver(driver.mount(stack, target, "")?)),
+            Self::ByUs(bin) => {
+                let mut command = Command::new(bin);
+                command.args(["mount", "--driver", "kernel", "-o"]).arg(stack.options("")).arg(target);
+                exec::stdout_of(&mut command, LIMIT)?;
+                Ok(Mount::Kernel(target.to_path_buf()))
+            }
             Self::Published(bin) | Self::Packaged(bin) => {
                 // In the foreground, to see its end: it unmounts its place once more then, whatever is mounted there.
                 let mut command = Command::new(bin);
@@ -142,6 +158,8 @@ impl System {
 pub enum Mount {
     /// By the testkit's driver.
     Driver(Mounted),
+    /// The kernel's, by a command that has ended.
+    Kernel(PathBuf),
     /// By fuse-overlayfs.
     FuseOverlayfs(Detach),
 }
@@ -173,6 +191,7 @@ impl Mount {
     pub fn path(&self) -> &Path {
         match self {
             Self::Driver(mounted) => mounted.path(),
+            Self::Kernel(target) => target,
             Self::FuseOverlayfs(detach) => &detach.target,
         }
     }
@@ -181,6 +200,7 @@ impl Mount {
     pub fn unmount(self) -> anyhow::Result<()> {
         match self {
             Self::Driver(mounted) => mounted.unmount(),
+            Self::Kernel(target) => unmount(&target, UnmountFlags::empty()).context("unmounting"),
             Self::FuseOverlayfs(mut detach) => {
                 unmount(&detach.target, UnmountFlags::empty()).context("unmounting fuse-overlayfs")?;
                 detach.child.wait().context("waiting for fuse-overlayfs")?;
