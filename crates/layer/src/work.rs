@@ -69,7 +69,8 @@ impl std::error::Error for PrepareError {}
 
 /// Sweeps and makes `<workdir>/work` and returns it.
 ///
-/// `known` are the features that may have marked it; they have to mark it anew.
+/// `known` are the features that may have marked it. Their marks stay, at every moment, for whoever mounts the layer next
+/// may not know them.
 /// `mode` is 0 as the kernel makes it, or 0700 for a mounter without `CAP_DAC_OVERRIDE`, who could not use it else.
 ///
 /// # Errors
@@ -86,16 +87,25 @@ pub fn prepare<L: UpperLayer>(
         Err(errno) => return Err(failed("look at the staging directory")(errno)),
         Ok(stat) if stat.kind == Kind::Dir => {
             let old = layer.open_dir(workdir, WORK).map_err(failed("open the old staging directory"))?;
-            if holds_incompatible(layer, &old, known).map_err(failed("look for incompatible features"))? {
+            let marks = features(layer, &old).map_err(failed("look for incompatible features"))?;
+            if marks.iter().any(|mark| !known.contains(&mark.as_slice())) {
                 return Err(PrepareError::Incompatible);
             }
-            remove_tree(layer, workdir, WORK).map_err(failed("remove the old staging directory"))?;
+            let removed = if marks.is_empty() {
+                remove_tree(layer, workdir, WORK)
+            } else {
+                remove_below(layer, &old, |name| name != INCOMPAT)
+            };
+            removed.map_err(failed("sweep the old staging directory"))?;
         }
         Ok(_) => {
             layer.unlink(workdir, WORK).map_err(failed("remove what is in place of the staging directory"))?
         }
     }
-    layer.make_dir(workdir, WORK, 0o700, Owner::Mounter).map_err(failed("make the staging directory"))?;
+    match layer.make_dir(workdir, WORK, 0o700, Owner::Mounter) {
+        Ok(()) | Err(Errno::EXIST) => {}
+        Err(errno) => return Err(failed("make the staging directory")(errno)),
+    }
     let work = layer.open_dir(workdir, WORK).map_err(failed("open the staging directory"))?;
     for acl in [crate::acl::ACCESS, crate::acl::DEFAULT] {
         match layer.remove_xattr(At::Dir(&work), acl) {
@@ -107,15 +117,16 @@ pub fn prepare<L: UpperLayer>(
     Ok(work)
 }
 
-fn holds_incompatible<L: UpperLayer>(layer: &L, work: &L::Dir, known: &[&[u8]]) -> Result<bool> {
+/// The features that have marked a staging directory.
+fn features<L: UpperLayer>(layer: &L, work: &L::Dir) -> Result<Vec<Vec<u8>>> {
     let incompat = match layer.open_dir(work, INCOMPAT) {
         Ok(dir) => dir,
-        Err(Errno::NOENT | Errno::NOTDIR) => return Ok(false),
+        Err(Errno::NOENT | Errno::NOTDIR) => return Ok(Vec::new()),
         Err(errno) => return Err(errno),
     };
-    let mut any = false;
-    layer.list(&incompat, &mut |entry| any |= !known.contains(&entry.name))?;
-    Ok(any)
+    let mut names = Vec::new();
+    layer.list(&incompat, &mut |entry| names.push(entry.name.to_vec()))?;
+    Ok(names)
 }
 
 /// Opens `<workdir>/index`, which is kept from mount to mount, and makes it if it is not there.
@@ -139,7 +150,11 @@ pub fn open_index<L: UpperLayer>(layer: &L, workdir: &L::Dir, mode: u32) -> Resu
 /// Those of the layer.
 pub fn mark_volatile<L: UpperLayer>(layer: &L) -> Result<()> {
     let dir = mark_incompatible(layer, VOLATILE)?;
-    layer.make_node(&dir, b"dirty", Kind::File, 0, Rdev::default(), Owner::Mounter)
+    match layer.make_node(&dir, b"dirty", Kind::File, 0, Rdev::default(), Owner::Mounter) {
+        // The mount is the same one still, served by another process.
+        Err(Errno::EXIST) => Ok(()),
+        other => other,
+    }
 }
 
 /// Marks the staging directory as that of a mount with a feature, which keeps others away that do not know it, the
@@ -174,17 +189,18 @@ pub fn mark_extended<L: UpperLayer>(layer: &L) -> Result<()> {
 /// # Errors
 /// Those of the layer.
 pub fn unmark_extended<L: UpperLayer>(layer: &L) -> Result<()> {
-    match layer.remove_xattr(At::Dir(layer.root()), Dialect::User.name(Mark::Compat)) {
-        Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP) => {}
+    // The mark on the layer goes last: whoever is stopped in between finds it, and does the rest the next time.
+    match layer.open_dir(layer.work(), INCOMPAT) {
+        Err(Errno::NOENT | Errno::NOTDIR) => {}
         Err(errno) => return Err(errno),
+        Ok(incompat) => match layer.rmdir(&incompat, EXTENDED) {
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(errno) => return Err(errno),
+        },
     }
-    let incompat = match layer.open_dir(layer.work(), INCOMPAT) {
-        Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),
-        other => other?,
-    };
-    match layer.rmdir(&incompat, EXTENDED) {
-        Ok(()) | Err(Errno::NOENT) => Ok(()),
-        Err(errno) => Err(errno),
+    match layer.remove_xattr(At::Dir(layer.root()), Dialect::User.name(Mark::Compat)) {
+        Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(()),
+        other => other,
     }
 }
 
@@ -207,13 +223,19 @@ pub fn remove_tree<L: UpperLayer>(layer: &L, dir: &L::Dir, name: &[u8]) -> Resul
     if layer.stat(At::Name(dir, name))?.kind != Kind::Dir {
         return layer.unlink(dir, name);
     }
-    let inner = layer.open_dir(dir, name)?;
-    let mut names = Vec::new();
-    layer.list(&inner, &mut |entry| names.push(entry.name.to_vec()))?;
-    for child in names {
-        remove_tree(layer, &inner, &child)?;
-    }
+    remove_below(layer, &layer.open_dir(dir, name)?, |_| true)?;
     layer.rmdir(dir, name)
+}
+
+/// Removes everything in `dir` whose name is meant, with all below it.
+fn remove_below<L: UpperLayer>(layer: &L, dir: &L::Dir, meant: impl Fn(&[u8]) -> bool) -> Result<()> {
+    let mut names = Vec::new();
+    layer.list(dir, &mut |entry| {
+        if meant(entry.name) {
+            names.push(entry.name.to_vec());
+        }
+    })?;
+    names.iter().try_for_each(|name| remove_tree(layer, dir, name))
 }
 
 /// Finds out which marks can be stored on the upper filesystem, by doing it in the staging directory; `None` where there

@@ -3,11 +3,12 @@
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
-use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use acetate_testkit::driver::{Driver, Mounted, Stack, acetate_bin};
+use acetate_testkit::inject::{self, Injection};
 use acetate_testkit::need::{Need, have};
 use acetate_testkit::real::fingerprint::{Content, Fingerprint};
 use acetate_testkit::scratch::{FsKind, Scratch};
@@ -144,18 +145,21 @@ impl Site {
         Ok(text)
     }
 
-    /// Runs a command and kills it at its `n`th call of this name. `false` if it came to its end before.
-    fn killed_at(&self, call: &str, args: &[&str], n: usize) -> Result<bool> {
-        let mut command = Command::new("strace");
-        command.args(["-f", "-qq", "-o", "/dev/null", "-e", "signal=none", "-e"]);
-        command.arg(format!("inject={call}:signal=SIGKILL:when={n}")).arg(acetate_bin()?).args(args);
-        let output = command.current_dir(&self.root).stdin(Stdio::null()).output()?;
-        let killed = output.status.signal() == Some(9);
-        let stderr = String::from_utf8_lossy(&output.stderr);
-        ensure!(killed || output.status.code() == Some(0), "{args:?} at {call} {n}: {stderr}");
-        Ok(killed)
+    /// Runs a command and kills it when it is about to make its `n`th change, counted from zero over all threads. `false` if
+    /// it came to its end before.
+    fn killed_at(&self, args: &[&str], n: usize) -> Result<bool> {
+        let mut command = Command::new(acetate_bin()?);
+        command.args(args).current_dir(&self.root);
+        let (output, seen) = inject::run(&mut command, Injection::Kill(n), KILL_LIMIT)?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(!seen.hung, "{args:?} killed at {n}: no end within {KILL_LIMIT:?}: {said}");
+        ensure!(seen.hit != output.status.success(), "{args:?} at {n}: {}: {said}", output.status);
+        Ok(seen.hit)
     }
 }
+
+/// How long a command may take.
+const KILL_LIMIT: Duration = Duration::from_secs(60);
 
 /// Without what copying layers changes: change times, link counts, the device numbers in handles.
 fn comparable(found: Fingerprint) -> Fingerprint {
@@ -180,33 +184,6 @@ fn untimed(mut found: Fingerprint) -> Fingerprint {
 }
 
 const LAYERS: [&str; 6] = ["--lower", "lower", "--upper", "upper", "--work", "work"];
-
-/// The system calls that change something.
-const CHANGES: [&str; 23] = [
-    "rename",
-    "?renameat",
-    "renameat2",
-    "?link",
-    "linkat",
-    "unlink",
-    "unlinkat",
-    "rmdir",
-    "mkdir",
-    "mkdirat",
-    "mknodat",
-    "symlinkat",
-    "pwrite64",
-    "fsync",
-    "syncfs",
-    "fchownat",
-    "fchmodat",
-    "?fchmodat2",
-    "utimensat",
-    "?setxattrat",
-    "setxattr",
-    "copy_file_range",
-    "ftruncate",
-];
 
 /// What a command makes of the layers, and what they show before and after.
 struct Case {
@@ -236,11 +213,12 @@ fn cases() -> Vec<Case> {
 /// one over the new layer), and the same command again does the rest.
 #[test]
 fn killed_at_any_change_it_shows_the_same_and_goes_on() -> Result<()> {
-    if !can("change killed", &[Need::Tool("strace"), Need::Tool("setfattr")])? {
+    if !can("change killed", &[])? {
         return Ok(());
     }
-    // Each of so many points; all of them with CHANGE_KILLS=1.
-    let stride = std::env::var("CHANGE_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(4_usize);
+    // Each of so many points, others each time; all of them with CHANGE_KILLS=1.
+    let stride = std::env::var("CHANGE_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(13_usize);
+    let begin = SystemTime::now().duration_since(UNIX_EPOCH)?.subsec_micros() as usize % stride;
     let scratch = Scratch::new("change-killed")?;
     let made = Site::make(&scratch.dir("made")?)?;
     let before = made.shows("lower")?;
@@ -256,45 +234,39 @@ fn killed_at_any_change_it_shows_the_same_and_goes_on() -> Result<()> {
         }
         let [upper, lower] = [done.holds("upper")?, done.holds("lower")?];
         fs::remove_dir_all(&done.root)?;
-        let mut at_point = 0;
-        for call in CHANGES {
-            for n in 1.. {
-                at_point += 1;
-                if at_point % stride != 0 && n > 1 {
-                    continue;
-                }
-                let site = made.copied(&scratch.path().join("killed"))?;
-                let what = format!("{:?} killed at {call} {n}", case.args);
-                if !site.killed_at(call, &case.args, n)? {
-                    fs::remove_dir_all(&site.root)?;
-                    break;
-                }
-                points += 1;
-                // A mount sweeps the staging directory, and with it the note of the times of one directory.
-                let mounted = points % 2 == 0;
-                let seen = |tree: &Fingerprint| if mounted { untimed(tree.clone()) } else { tree.clone() };
-                if mounted {
-                    let old = seen(&before).expect(&seen(&site.shows("lower")?), &what);
-                    if case.pairs.len() > 1 && old.is_err() {
-                        seen(&after).expect(&seen(&site.shows(last)?), &what)?;
-                    } else {
-                        old?;
-                    }
-                }
-                site.ends(0, &case.args).context(what.clone())?;
-                seen(&after).expect(&seen(&site.shows(last)?), &format!("{what} and run again"))?;
-                for (dir, tree) in [("upper", &upper), ("lower", &lower)] {
-                    seen(tree).expect(&seen(&site.holds(dir)?), &format!("{what} and run again: {dir}"))?;
-                }
-                let left: Vec<_> = fs::read_dir(&site.root)?.collect::<std::io::Result<Vec<_>>>()?;
-                let left: Vec<_> = left
-                    .iter()
-                    .map(|entry| entry.file_name())
-                    .filter(|name| name.to_string_lossy().starts_with('.'))
-                    .collect();
-                ensure!(left.is_empty(), "{what}: left {left:?}");
+        for n in (begin..).step_by(stride) {
+            let site = made.copied(&scratch.path().join("killed"))?;
+            let what = format!("{:?} killed at {n}", case.args);
+            if !site.killed_at(&case.args, n)? {
+                println!("{:?}: {n} changes or fewer", case.args);
                 fs::remove_dir_all(&site.root)?;
+                break;
             }
+            points += 1;
+            // A mount sweeps the staging directory, and with it the note of the times of one directory.
+            let mounted = points % 2 == 0;
+            let seen = |tree: &Fingerprint| if mounted { untimed(tree.clone()) } else { tree.clone() };
+            if mounted {
+                let old = seen(&before).expect(&seen(&site.shows("lower")?), &what);
+                if case.pairs.len() > 1 && old.is_err() {
+                    seen(&after).expect(&seen(&site.shows(last)?), &what)?;
+                } else {
+                    old?;
+                }
+            }
+            site.ends(0, &case.args).context(what.clone())?;
+            seen(&after).expect(&seen(&site.shows(last)?), &format!("{what} and run again"))?;
+            for (dir, tree) in [("upper", &upper), ("lower", &lower)] {
+                seen(tree).expect(&seen(&site.holds(dir)?), &format!("{what} and run again: {dir}"))?;
+            }
+            let left: Vec<_> = fs::read_dir(&site.root)?.collect::<std::io::Result<Vec<_>>>()?;
+            let left: Vec<_> = left
+                .iter()
+                .map(|entry| entry.file_name())
+                .filter(|name| name.to_string_lossy().starts_with('.'))
+                .collect();
+            ensure!(left.is_empty(), "{what}: left {left:?}");
+            fs::remove_dir_all(&site.root)?;
         }
     }
     println!("killed at {points} changes");
@@ -606,7 +578,7 @@ fn an_upper_layer_becomes_an_image_and_images_are_compared() -> Result<()> {
 
 #[test]
 fn an_extended_layer_becomes_one_that_the_kernel_reads() -> Result<()> {
-    if !can("extended layers flattened", &[Need::Fuse, Need::Tool("strace")])? {
+    if !can("extended layers flattened", &[Need::Fuse])? {
         return Ok(());
     }
     let scratch = Scratch::new("change-extended")?;
@@ -622,14 +594,27 @@ fn an_extended_layer_becomes_one_that_the_kernel_reads() -> Result<()> {
     mount.unmount()?;
     ensure!(site.mount(&Driver::Kernel, "lower").is_err(), "the kernel stays away");
     let args = [&["flatten", "--userxattr"][..], &LAYERS[..]].concat();
-    for n in [1, 3, 6, 9] {
+    let mut refused = 0;
+    for n in (0..).step_by(5) {
         let killed = site.copied(&scratch.path().join(format!("killed-{n}")))?;
-        if killed.killed_at("renameat2", &args, n)? || killed.killed_at("unlinkat", &args, n)? {
-            ensure!(killed.mount(&Driver::Kernel, "lower").is_err(), "the kernel stays away from half of it");
+        if !killed.killed_at(&args, n)? {
+            break;
+        }
+        // The kernel stays away from half of it.
+        match killed.mount(&Driver::Kernel, "lower") {
+            Err(_) => refused += 1,
+            Ok(mount) => {
+                let found = Fingerprint::take(mount.path());
+                mount.unmount()?;
+                untimed(before.clone()).expect(&untimed(comparable(found?)), &format!("killed at {n}"))?;
+            }
         }
         killed.ends(0, &args)?;
-        before.expect(&killed.shows("lower")?, "killed and flattened")?;
+        // A mount sweeps the note of the times of a directory.
+        let found = untimed(killed.shows("lower")?);
+        untimed(before.clone()).expect(&found, &format!("killed at {n} and flattened"))?;
     }
+    ensure!(refused > 3, "the kernel was refused {refused} times");
     site.ends(0, &args)?;
     before.expect(&site.shows("lower")?, "flattened")?;
     ensure!(site.ends(0, &args)? == "nothing to do\n");

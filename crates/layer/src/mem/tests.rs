@@ -401,3 +401,30 @@ fn layers_of_one_filesystem_can_be_linked() {
     assert_eq!(stat(&one, b"a").ino, stat(&two, b"b").ino);
     assert_eq!(two.dump().unwrap(), ". dir 0755 0:0\nb file 0644 0:0 \"x\"\n");
 }
+
+/// However far a sweep gets, others are kept away.
+#[test]
+fn a_sweep_keeps_the_marks_of_known_features() {
+    use crate::fault::{Calls, Fault, Faults, Plan};
+    use crate::work::{self, INCOMPAT, PrepareError, VOLATILE, WORK};
+    for at in 0.. {
+        let layer = new();
+        work::mark_volatile(&layer).unwrap();
+        layer.make_dir(layer.work(), b"#1", 0o755, ROOT).unwrap();
+        let faults = Faults::new();
+        let failing = Fault::new(layer.clone(), &faults);
+        faults.plan(Plan::Crash { calls: Calls::Mutating, at });
+        let swept = work::prepare(&failing, layer.workdir(), 0, &[VOLATILE]);
+        let staging = layer.open_dir(layer.workdir(), WORK).unwrap();
+        let incompat = layer.open_dir(&staging, INCOMPAT).unwrap();
+        assert_eq!(names(&layer, &incompat), [VOLATILE], "at call {at}");
+        let others = work::prepare(&layer, layer.workdir(), 0, &[]);
+        assert!(matches!(others, Err(PrepareError::Incompatible)), "at call {at}");
+        if swept.is_ok() {
+            assert!(at > 2, "{at}");
+            assert_eq!(names(&layer, &staging), [INCOMPAT]);
+            work::mark_volatile(&layer).unwrap();
+            return;
+        }
+    }
+}
