@@ -108,6 +108,23 @@ fn chown_takes_set_id_bits_as_the_kernel_does() -> Result<()> {
     Ok(())
 }
 
+/// Who is not of the group takes its bit away by removing the ACL, whether there is one or not.
+#[test]
+fn removing_an_acl_takes_the_set_group_id_bit_as_the_kernel_does() -> Result<()> {
+    if !can("removing_an_acl")? || !have("removing_an_acl", &[Need::Tool("setfacl")])? {
+        return Ok(());
+    }
+    let tree = "for l in l u; do for g in 0 1001; do
+         mkdir $l/$l-dir-$g; echo x >$l/$l-file-$g; for o in $l/$l-*-$g; do cp -r $o $o-acl; setfacl -m u:7:rwx $o-acl; done
+         done; done; for l in l u; do for g in 0 1001; do for o in $l/$l-*-$g*; do chown 1001:$g $o; chmod 2755 $o; done; done; done";
+    let act = "for o in *; do setfattr -x system.posix_acl_access $o 2>&1 || :; stat -c '%n %a' $o; done";
+    for uid in [0, 1001] {
+        let [ours, kernel] = Stage::both(tree, uid, act)?;
+        assert_eq!(ours, kernel, "{uid}");
+    }
+    Ok(())
+}
+
 /// What one user after the other tries on the same tree, as on the kernel's overlayfs.
 #[test]
 fn users_get_what_the_merged_attributes_give_them() -> Result<()> {

@@ -31,7 +31,7 @@ pub(super) fn answer<L: UpperLayer>(
         }
         Request::GetXattr { name, size } => put_value(reply, &overlay.getxattr(node, name)?, size)?,
         Request::ListXattr { size } => put_value(reply, &overlay.listxattr(node, &call.caller())?, size)?,
-        Request::RemoveXattr { name } => overlay.removexattr(node, name)?,
+        Request::RemoveXattr { name } => overlay.removexattr(node, name, &call.caller())?,
         _ => return Err(Failure::Internal),
     }
     Ok(())

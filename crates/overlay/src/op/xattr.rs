@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 const STEP: &str = "access an xattr";
+const SET_GID: u32 = 0o2000;
 
 impl<L: UpperLayer> Overlay<L> {
     /// The value of an attribute.
@@ -90,21 +91,19 @@ impl<L: UpperLayer> Overlay<L> {
         let how = self.how_to_set(upper, node.id, at, &disk, how)?;
         upper.set_xattr(at, &disk, value, how).step("set an xattr")?;
         if clear_set_gid {
-            let mode = upper.stat(at).step("stat the upper object")?.mode;
-            if mode & 0o2000 != 0 {
-                upper.set_mode(at, mode & !0o2000).step("take the set-group-id bit away")?;
-            }
+            clear_set_gid_of(upper, at)?;
         }
         drop(state);
         self.xattr_changed(&node, name);
         Ok(())
     }
 
-    /// Removes an attribute. One that is missing is not worth a copy-up.
+    /// Removes an attribute. One that is missing is not worth a copy-up. An access ACL takes the set-group-id bit with it,
+    /// unless root removes it or who is of the file's group.
     ///
     /// # Errors
     /// `ENODATA`; `EPERM` for what no layer holds; those of a copy-up.
-    pub fn removexattr(&self, node: NodeId, name: &[u8]) -> Result<()> {
+    pub fn removexattr(&self, node: NodeId, name: &[u8], caller: &Caller) -> Result<()> {
         let node = self.node(node)?;
         let upper = self.upper()?;
         if Told::of(name).is_some() {
@@ -114,6 +113,15 @@ impl<L: UpperLayer> Overlay<L> {
         // What cannot have a default ACL has lost it.
         if name == acl::DEFAULT && node.kind != Kind::Dir {
             return Ok(());
+        }
+        if name == acl::ACCESS && caller.uid != 0 {
+            let stat = self.stat(&node)?;
+            if stat.mode & SET_GID != 0 && stat.gid != caller.gid {
+                // First, and whether there is an ACL or not (ovl_set_acl, fs/overlayfs/inode.c).
+                self.copy_up(&node, Data::Below)?;
+                let state = node.state.read();
+                clear_set_gid_of(upper, state.in_upper()?)?;
+            }
         }
         // In upper the filesystem decides: removing a missing ACL succeeds.
         let before = self.before(ledger::Change::RemoveXattr);
@@ -180,4 +188,13 @@ impl<L: UpperLayer> Overlay<L> {
             *dir.default_acl.lock() = None;
         }
     }
+}
+
+/// Takes the set-group-id bit of an upper object away.
+fn clear_set_gid_of<L: UpperLayer>(upper: &L, at: At<'_, L>) -> Result<()> {
+    let mode = upper.stat(at).step("stat the upper object")?.mode;
+    if mode & SET_GID != 0 {
+        upper.set_mode(at, mode & !SET_GID).step("take the set-group-id bit away")?;
+    }
+    Ok(())
 }

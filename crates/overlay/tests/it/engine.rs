@@ -315,7 +315,7 @@ impl Engine {
             Op::RemoveXattr(path, name) => {
                 let (node, attr) = self.find(path)?;
                 Self::may_change_xattr(attr.kind, name)?;
-                overlay.removexattr(node, name).map_err(errno)?;
+                overlay.removexattr(node, name, &ROOT).map_err(errno)?;
             }
             Op::Unnamed(dir, data, path) => {
                 let (dir, attr) = self.follow(dir)?;
