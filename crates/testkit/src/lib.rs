@@ -1,5 +1,6 @@
 //! Test support: what mounts a stack, where layers live, and the recorded scenarios.
 //!
+//! - [`cgroup`]: processes frozen together, or with little memory.
 //! - [`cuts`]: power cuts under a mount.
 //! - [`driver`]: one interface over the kernel's overlayfs and the `acetate` binary.
 //! - [`edits`]: random trees and random edits of them.
@@ -17,6 +18,7 @@
 //!
 //! Nothing here is used by the engine; failures are returned, not panicked, so that a runner can report them all.
 
+pub mod cgroup;
 pub mod cuts;
 pub mod driver;
 pub mod edits;

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 
+use crate::cgroup::{Controller, Group};
 use crate::driver::{Driver, Stack};
 use crate::scratch::Scratch;
 
@@ -27,6 +28,8 @@ pub enum Need {
     Resend,
     /// Loop devices, for filesystems in image files.
     Loop,
+    /// Control groups with that controller.
+    Group(Controller),
     /// A program on the PATH or among the [`tool`]s.
     Tool(&'static str),
     /// The Debian root tree that `tests/install` makes; see [`root_tree`].
@@ -46,6 +49,8 @@ impl Need {
             Self::KernelOverlay => "overlay".into(),
             Self::Resend => "resend".into(),
             Self::Loop => "loop".into(),
+            Self::Group(Controller::Freezer) => "freezer".into(),
+            Self::Group(Controller::Memory) => "memory".into(),
             Self::Tool(_) => "tools".into(),
             Self::RootTree => "roottree".into(),
             Self::DataImage => "dataimage".into(),
@@ -68,6 +73,9 @@ impl Need {
             }
             Self::Resend => (release() < (6, 9)).then(|| "the kernel is older than 6.9".into()),
             Self::Loop => (!Path::new("/dev/loop-control").exists()).then(|| "no /dev/loop-control".into()),
+            Self::Group(controller) => {
+                Group::new(controller).err().map(|error| format!("control groups: {error:#}"))
+            }
             Self::Tool(name) => tool(name).is_none().then(|| format!("no program {name}; run tests/install")),
             Self::RootTree => {
                 (!root_tree().exists()).then(|| format!("no {}; run tests/install", root_tree().display()))

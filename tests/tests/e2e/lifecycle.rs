@@ -24,7 +24,7 @@ impl Stage {
         Stage::on(Scratch::new(name)?)
     }
 
-    fn on(scratch: Scratch) -> Result<Stage> {
+    pub fn on(scratch: Scratch) -> Result<Stage> {
         let stage = Stage { scratch };
         for dir in ["lower/d", "upper", "work", "merged"] {
             fs::create_dir_all(stage.path(dir))?;
@@ -124,7 +124,7 @@ pub fn eventually(what: &str, mut done: impl FnMut() -> Result<bool>) -> Result<
 }
 
 /// The daemon that serves a stage.
-fn daemon(stage: &Stage) -> Result<rustix::process::Pid> {
+pub fn daemon(stage: &Stage) -> Result<rustix::process::Pid> {
     let pid = stage.entry()?["pid"].as_i64().context("no record of the daemon")?;
     rustix::process::Pid::from_raw(pid.try_into()?).context("no process id")
 }

@@ -1,15 +1,20 @@
 //! Much of everything: a large directory, many mounts, many threads; and what a server holds on to when it is over.
 
 pub mod cli;
+mod programs;
+
+pub use programs::{Done, Plan, programs};
 
 use std::fs::{self, File};
 use std::io::Write;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use rustix::mount::{UnmountFlags, unmount};
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::driver::{Stack, acetate_bin, is_mounted};
 use crate::scratch::{FsKind, Scratch};
@@ -59,9 +64,13 @@ struct Served {
 
 impl Served {
     fn start(stack: &Stack, merged: PathBuf) -> Result<Served> {
+        Served::with(stack, merged, "")
+    }
+
+    fn with(stack: &Stack, merged: PathBuf, options: &str) -> Result<Served> {
         fs::create_dir_all(&merged)?;
         let mut command = Command::new(acetate_bin()?);
-        command.args(["mount", "-f", "-o"]).arg(stack.options("")).arg(&merged);
+        command.args(["mount", "-f", "-o"]).arg(stack.options(options)).arg(&merged);
         let child = command.stdin(Stdio::null()).stderr(Stdio::null()).spawn()?;
         let mut served = Served { child, merged };
         let end = Instant::now() + LIMIT;
@@ -77,6 +86,10 @@ impl Served {
 
     fn holds(&self) -> Result<Holds> {
         Holds::of(self.child.id())
+    }
+
+    fn kill(&self) -> Result<()> {
+        Ok(kill_process(Pid::from_child(&self.child), Signal::KILL)?)
     }
 
     fn unmount(mut self) -> Result<()> {
@@ -182,6 +195,49 @@ pub fn many_mounts(count: usize) -> Result<u64> {
     served.into_iter().try_for_each(Served::unmount)?;
     ensure!(fs::read_to_string(lower.join("file"))? == "lower", "the lower layer has changed");
     Ok(total / count.max(1) as u64)
+}
+
+/// Copies up a file of `gib` GiB with data in few places, and changes it there; returns how long the copy-up took, in seconds.
+///
+/// # Errors
+/// If data is lost, or a hole is filled.
+pub fn sparse(gib: u64) -> Result<f64> {
+    let scratch = Scratch::on(FsKind::Ext4, "sparse", 512)?;
+    let stack = stack_in(scratch.path())?;
+    let end = (gib << 30) - 4096;
+    let places = [0, end / 3, end / 2, end];
+    let file = File::create(scratch.path().join("lower/file"))?;
+    places.iter().try_for_each(|at| file.write_all_at(&[b'x'; 4096], *at))?;
+    let served = Served::start(&stack, scratch.path().join("merged"))?;
+    let merged = served.merged.join("file");
+    let begun = Instant::now();
+    let file = File::options().read(true).write(true).open(&merged)?;
+    let seconds = begun.elapsed().as_secs_f64();
+    file.write_all_at(b"changed", end / 2 + 100)?;
+    file.sync_all()?;
+    let expect = |file: &File| -> Result<()> {
+        ensure!(file.metadata()?.len() == end + 4096, "another size");
+        let bytes = file.metadata()?.blocks() * 512;
+        ensure!(bytes <= 1 << 20, "{bytes} bytes are stored");
+        for at in places {
+            let (mut data, mut hole) = ([0; 4096], [1; 4096]);
+            file.read_exact_at(&mut data, at)?;
+            let changed = if at == end / 2 { 100..107 } else { 0..0 };
+            ensure!(data[changed.clone()] == b"changed"[..changed.len()], "{at}: the change is lost");
+            let rest = (0..4096).filter(|byte| !changed.contains(byte));
+            ensure!(rest.into_iter().all(|byte| data[byte] == b'x'), "{at}: data is lost");
+            if at > 0 {
+                file.read_exact_at(&mut hole, at - 8192)?;
+                ensure!(hole == [0; 4096], "{at}: no hole before it");
+            }
+        }
+        Ok(())
+    };
+    expect(&file)?;
+    drop(file);
+    served.unmount()?;
+    expect(&File::open(scratch.path().join("upper/file"))?)?;
+    Ok(seconds)
 }
 
 /// Makes and removes trees on several threads, `rounds` times, and returns what the server holds after each round.
