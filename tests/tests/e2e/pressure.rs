@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use acetate_testkit::cgroup::{Controller, Group};
 use acetate_testkit::driver::{acetate_bin, is_mounted};
@@ -15,7 +15,7 @@ use acetate_testkit::scratch::{FsKind, Scratch};
 use anyhow::{Context, Result, bail, ensure};
 use rustix::io::Errno;
 
-use crate::lifecycle::{Stage, USUAL, daemon, eventually};
+use crate::lifecycle::{Stage, USUAL, daemon};
 
 /// How long something may take that does not hang.
 const LIMIT: Duration = Duration::from_secs(300);
@@ -79,13 +79,23 @@ fn frozen(stage: &Stage, options: &str) -> Result<()> {
     group.add(server(stage)?)?;
     let (stop, rounds) = (AtomicBool::new(false), AtomicUsize::new(0));
     let goes_on = || {
-        let before = rounds.load(Ordering::SeqCst);
-        eventually("the writers go on", || Ok(rounds.load(Ordering::SeqCst) > before + 2 * WRITERS))
+        let (before, end) = (rounds.load(Ordering::SeqCst), Instant::now() + LIMIT);
+        while rounds.load(Ordering::SeqCst) <= before + 2 * WRITERS {
+            ensure!(Instant::now() < end && !stop.load(Ordering::SeqCst), "the writers do not go on");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Ok(())
     };
     let merged = stage.path("merged");
     let done: Vec<usize> = std::thread::scope(|scope| {
         let (merged, stop, rounds) = (&merged, &stop, &rounds);
-        let start = |number| scope.spawn(move || write(merged, number, stop, rounds));
+        let start = |number| {
+            scope.spawn(move || {
+                let done = write(merged, number, stop, rounds);
+                stop.fetch_or(done.is_err(), Ordering::SeqCst);
+                done
+            })
+        };
         let writers: Vec<_> = (0..WRITERS).map(start).collect();
         let turns = (0..10).try_for_each(|_| {
             goes_on()?;
@@ -99,7 +109,9 @@ fn frozen(stage: &Stage, options: &str) -> Result<()> {
         stop.store(true, Ordering::SeqCst);
         let done = writers.into_iter().map(|writer| writer.join().expect("a writer panicked"));
         let done: Result<Vec<usize>> = done.collect();
-        turns.and(thawed).and(done)
+        // Why a writer failed says more than that it does not go on.
+        let done = done?;
+        turns.and(thawed).and(Ok(done))
     })?;
     for _ in 0..2 {
         for (number, rounds) in done.iter().enumerate() {

@@ -153,3 +153,16 @@ fn an_upper_layer_on_vfat() -> Result<()> {
     ensure!(said.starts_with(&expected), "{said}\n--- expected\n{expected}");
     Ok(())
 }
+
+/// Programs write on while everything is frozen for a suspend, and thawed.
+#[test]
+fn a_suspend_loses_nothing() -> Result<()> {
+    if !can_boot("suspend", "6.1")? {
+        return Ok(());
+    }
+    let scratch = Scratch::new("suspend")?;
+    let said = boot("6.1", &script("suspend"), &[acetate_bin()?, disk(&scratch)?], &[])?;
+    ensure!(said.contains("nothing lost"), "{said}");
+    println!("{said}");
+    Ok(())
+}
