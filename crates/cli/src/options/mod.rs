@@ -7,6 +7,8 @@
 mod change;
 mod error;
 mod format;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod harness;
 mod names;
 mod owners;
 mod parse;

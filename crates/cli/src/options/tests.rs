@@ -217,24 +217,7 @@ proptest! {
     /// Longer: `PROPTEST_CASES=1000000 cargo test --release -p acetate fuzz`.
     #[test]
     fn fuzz_any_text_is_refused_or_means_the_same_when_written_again(words in prop::collection::vec(word(), 0..8)) {
-        let text = OsString::from_vec(words.join(&b','));
-        for unknown in [Unknown::Refuse, Unknown::Ignore] {
-            match parse(&[&text], unknown) {
-                Err(error) => prop_assert!(!error.to_string().is_empty() && !error.hint().is_empty()),
-                Ok(Parsed { options, .. }) => {
-                    for mounter in [Mounter::Admin, Mounter::User] {
-                        if let Err(error) = resolve(&options, mounter) {
-                            prop_assert!(!error.to_string().is_empty() && !error.hint().is_empty());
-                        }
-                    }
-                    // Data-only layers alone have no form as a list, and make no mount.
-                    if !options.lowers.is_empty() || options.data.is_empty() {
-                        let again = parse(&[options.format()], Unknown::Refuse);
-                        prop_assert_eq!(again.map(|parsed| parsed.options), Ok(options));
-                    }
-                }
-            }
-        }
+        super::harness::read_and_write(OsString::from_vec(words.join(&b',')));
     }
 }
 

@@ -123,6 +123,8 @@ pub fn opaque(value: Option<&[u8]>) -> Opaque {
 
 #[cfg(test)]
 mod fuzz;
+#[cfg(any(test, fuzzing))]
+pub mod harness;
 #[cfg(test)]
 mod tests {
     use super::*;
