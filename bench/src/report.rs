@@ -117,7 +117,8 @@ impl Report {
     }
 
     fn subject(&self) -> Option<usize> {
-        self.systems.iter().position(|name| *name == SUBJECT)
+        let whole = self.systems.iter().position(|name| *name == SUBJECT);
+        whole.or_else(|| self.systems.iter().position(|name| name.starts_with(SUBJECT)))
     }
 
     /// Acetate's median divided by that of `reference`; `None` unless both have one.
@@ -135,7 +136,8 @@ impl Report {
         let references = self.references();
         let mut header = vec!["workload".to_owned()];
         header.extend(self.systems.iter().map(|name| format!("{name} ms")));
-        header.extend(references.iter().map(|column| format!("{SUBJECT}/{}", self.systems[*column])));
+        let subject = self.subject().map_or(SUBJECT, |column| self.systems[column]);
+        header.extend(references.iter().map(|column| format!("{subject}/{}", self.systems[*column])));
         let mut lines = vec![header];
         for row in &self.rows {
             let mut line = vec![row.name.to_owned()];

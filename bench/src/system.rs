@@ -24,6 +24,10 @@ pub enum Choice {
     Acetate,
     /// The kernel's overlayfs by `acetate mount --driver kernel`; only if asked for
     AcetateKernel,
+    /// The same with a mount that outlives its server (takeover=on); only if asked for
+    AcetateTakeover,
+    /// The same with one that ends with it (takeover=off); only if asked for
+    AcetateAlone,
     /// The published crate, if it is installed
     FuseOverlayfs,
     /// What the system has installed in /usr/bin, such as Debian's 1.10; only if asked for
@@ -40,6 +44,8 @@ pub enum System {
     Driver(Driver),
     /// `acetate mount --driver kernel`.
     ByUs(PathBuf),
+    /// Acetate with an option, and what that is called.
+    Option(Driver, &'static str, &'static str),
     /// `fuse-overlayfs -o ... MERGED`.
     Published(PathBuf),
     /// The same, from the system.
@@ -57,6 +63,12 @@ impl System {
                 Choice::Kernel => systems.push(Self::Driver(Driver::Kernel)),
                 Choice::Acetate => systems.push(Self::Driver(Driver::acetate()?)),
                 Choice::AcetateKernel => systems.push(Self::ByUs(acetate_bin()?)),
+                Choice::AcetateTakeover => {
+                    systems.push(Self::Option(Driver::acetate()?, "acetate-takeover", "takeover=on"));
+                }
+                Choice::AcetateAlone => {
+                    systems.push(Self::Option(Driver::acetate()?, "acetate-alone", "takeover=off"));
+                }
                 Choice::FuseOverlayfsSystem => {
                     let bin = Path::new("/usr/bin/fuse-overlayfs");
                     if !bin.exists() {
@@ -81,6 +93,7 @@ impl System {
         match self {
             Self::Driver(driver) => driver.name(),
             Self::ByUs(_) => "acetate-kernel",
+            Self::Option(_, name, _) => name,
             Self::Published(_) => "fuse-overlayfs",
             Self::Packaged(_) => "fuse-overlayfs-system",
         }
@@ -90,14 +103,16 @@ impl System {
     fn program(&self) -> Option<&'static str> {
         match self {
             Self::Driver(Driver::Kernel) | Self::ByUs(_) => None,
-            Self::Driver(driver) => Some(driver.name()),
+            Self::Driver(driver) | Self::Option(driver, ..) => Some(driver.name()),
             Self::Published(_) | Self::Packaged(_) => Some("fuse-overlayfs"),
         }
     }
 
-    /// The memory of the process that serves `target`, in bytes, by its resident set; `None` if the kernel does.
+    /// The memory of the process that serves `target`, in bytes, by its resident set; `None` if the kernel does. Of several
+    /// the largest is the server.
     pub fn server_memory(&self, target: &Path) -> anyhow::Result<Option<u64>> {
         let Some(server) = self.program() else { return Ok(None) };
+        let mut most = None;
         for entry in std::fs::read_dir("/proc")? {
             let process = entry?.path();
             // It may have ended meanwhile, and is none then.
@@ -111,9 +126,9 @@ impl System {
             let Ok(status) = std::fs::read_to_string(process.join("status")) else { continue };
             let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
             let kib = resident.and_then(|text| text.trim().strip_suffix(" kB")?.parse::<u64>().ok());
-            return Ok(kib.map(|kib| kib * 1024));
+            most = most.max(kib.map(|kib| kib * 1024));
         }
-        Ok(None)
+        Ok(most)
     }
 
     /// Mounts `stack` on `target`; `rootless` in a user namespace.
@@ -130,6 +145,7 @@ impl System {
                 exec::stdout_of(&mut command, LIMIT)?;
                 Ok(Mount::Kernel(target.to_path_buf()))
             }
+            Self::Option(driver, _, option) => Ok(Mount::Driver(driver.mount(stack, target, option)?)),
             Self::Published(bin) | Self::Packaged(bin) => {
                 // In the foreground, to see its end: it unmounts its place once more then, whatever is mounted there.
                 let mut command = Command::new(bin);

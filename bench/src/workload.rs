@@ -92,7 +92,7 @@ pub struct Workload {
 }
 
 /// All workloads, in the order of the report.
-pub const WORKLOADS: [Workload; 27] = [
+pub const WORKLOADS: [Workload; 28] = [
     workload(
         "find-cold",
         "find: names of 20,000 files, caches dropped",
@@ -153,6 +153,13 @@ pub const WORKLOADS: [Workload; 27] = [
         Lowers::Empty,
         Start::Fresh,
         mkdir_rm,
+    ),
+    workload(
+        "mkdir-mv-rm",
+        "make 2,000 directories with a file each, move both to another directory, remove them",
+        Lowers::Empty,
+        Start::Fresh,
+        mkdir_mv_rm,
     ),
     workload("read-cold", "read 256 MiB of a lower file, caches dropped", Lowers::Big, Start::Cold, read_big),
     workload("read-warm", "the same again", Lowers::Big, Start::Warm, read_big),
@@ -331,6 +338,22 @@ fn mkdir_rm(merged: &Path, _: &Layers) -> anyhow::Result<Outcome> {
         std::fs::write(dir.join("file"), "x")?;
     }
     program(merged, &["rm", "-rf", "made"])?;
+    done(MADE_DIRS as u64)
+}
+
+fn mkdir_mv_rm(merged: &Path, _: &Layers) -> anyhow::Result<Outcome> {
+    let (from, to) = (merged.join("from"), merged.join("to"));
+    std::fs::create_dir(&from)?;
+    std::fs::create_dir(&to)?;
+    for i in 0..MADE_DIRS {
+        let (old, new) = (from.join(format!("d{i}")), to.join(format!("d{i}")));
+        std::fs::create_dir(&old)?;
+        std::fs::write(old.join("file"), "x")?;
+        std::fs::rename(&old, &new)?;
+        std::fs::rename(new.join("file"), from.join(format!("f{i}")))?;
+        std::fs::remove_dir(&new)?;
+        std::fs::remove_file(from.join(format!("f{i}")))?;
+    }
     done(MADE_DIRS as u64)
 }
 
