@@ -3,10 +3,11 @@
 //! # Locks
 //! In this order; whoever holds one may only take later ones:
 //! 1. `ns` of directories, two of them by node id: read to look a name up, write to change names;
-//! 2. `copy` of a node: held for a whole copy-up, data included, and by nobody else;
-//! 3. `reading` of a directory: held while its listing is read;
-//! 4. `state` of a node: read to use its real objects, write for the instant in which they change;
-//! 5. `children`, `listing`, tables: leaves, never held across a call to a layer.
+//! 2. that of the ledger (`reviving`), while a node that the last server knew is made again;
+//! 3. `copy` of a node: held for a whole copy-up, data included, and by nobody else;
+//! 4. `reading` of a directory: held while its listing is read;
+//! 5. `state` of a node: read to use its real objects, write for the instant in which they change;
+//! 6. `children`, `listing`, tables: leaves, never held across a call to a layer.
 //!
 //! A copy-up takes `copy` of the ancestors before that of the node, never both at once.
 

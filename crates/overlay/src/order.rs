@@ -9,14 +9,17 @@ pub(crate) mod rank {
     pub const RENAMING: u8 = 0;
     /// `ns` of directories; several at a time, ancestors first, then by id.
     pub const NS: u8 = 1;
+    /// That of the ledger, while a node that the last server knew is made again.
+    pub const REVIVING: u8 = 2;
     /// `copy` of one node.
-    pub const COPY: u8 = 2;
+    pub const COPY: u8 = 3;
     /// `reading` of one directory.
-    pub const READING: u8 = 3;
+    pub const READING: u8 = 4;
     /// `state` of nodes.
-    pub const STATE: u8 = 4;
-    /// Leaves: children, listings, tables. Names of a directory may be recorded in its listing; nothing else is nested.
-    pub const LEAF: u8 = 5;
+    pub const STATE: u8 = 5;
+    /// Leaves: children, listings, tables, records of the ledger. Names of a directory may be recorded in its listing, and
+    /// records are taken and given back while others are looked at; nothing else is nested.
+    pub const LEAF: u8 = 6;
 }
 
 /// A mutex at a place in the order.

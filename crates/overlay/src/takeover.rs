@@ -75,9 +75,8 @@ impl<L: UpperLayer> Overlay<L> {
             ledger.found(NodeId::ROOT);
         }
         self.decide(intents)?;
-        let urgent: Vec<LostNode> = ledger.all_lost();
-        for node in urgent.iter().filter(|node| node.is_urgent()) {
-            self.revive(node.id);
+        for node in ledger.urgent() {
+            self.revive(node);
         }
         let mut taken = TakenOver::default();
         for old in &handles {
@@ -106,12 +105,15 @@ impl<L: UpperLayer> Overlay<L> {
                     if moving.contains(&id) || depth > MOST_STEPS {
                         return false;
                     }
-                    above.extend(ledger.lost(id).iter().flat_map(LostNode::names).map(|(parent, _)| parent));
+                    above.extend(ledger.lost(id).iter().flat_map(LostNode::names).map(|(parent, _)| *parent));
                 }
                 true
             };
             let next = open.iter().position(is_ready).ok_or(LedgerError::Unclear)?;
             let intent = open.swap_remove(next);
+            if self.is_half_moved(&intent).map_err(|_| LedgerError::Unclear)? {
+                self.finish_move(&intent).map_err(|_| LedgerError::Unclear)?;
+            }
             let done = self.was_done(&intent).map_err(|_| LedgerError::Unclear)?;
             if done {
                 self.record_done(ledger, &intent);
@@ -164,10 +166,10 @@ impl<L: UpperLayer> Overlay<L> {
         let mut found = None;
         // All its names: each that the kernel knows has to lead to this node.
         for (parent, name) in old.names() {
-            let Ok(dir) = self.dir(parent) else { continue };
+            let Ok(dir) = self.dir(*parent) else { continue };
             let Ok(part) = dir.as_dir() else { continue };
             let _names = part.ns.read();
-            if let Ok(Some(node)) = self.child(&dir, &name)
+            if let Ok(Some(node)) = self.child(&dir, name)
                 && node.id == id
             {
                 found = Some(node);
@@ -363,7 +365,7 @@ impl<L: UpperLayer> Overlay<L> {
     /// from the last server, and listings of directories. May take long, and needs somebody to answer requests.
     pub fn tell_all(&self) {
         let Some(ledger) = &self.ledger else { return };
-        for node in ledger.all_lost().into_iter().map(|old| (old.id, old.kind)).chain(self.nodes.all()) {
+        for node in ledger.all_lost().into_iter().chain(self.nodes.all()) {
             (self.changed)(node.0, Changed::Attributes);
             if node.1 == Kind::Dir {
                 (self.changed)(node.0, Changed::Listing);

@@ -146,9 +146,10 @@ impl<L: UpperLayer> View<L> {
             (true, true) => self.inner.rename(from, to, Rename::Exchange),
             (false, false) => Ok(()),
             (true, false) => {
+                self.make_file(from.0, &oci::whiteout_of(from.1))?;
                 self.inner.rename(from, to, Rename::NoReplace)?;
                 // A directory over a whiteout is opaque, so that what stays hides nothing more.
-                let _needless = self.move_whiteout(to, from);
+                self.drop_whiteout(to);
                 Ok(())
             }
             (false, true) => {

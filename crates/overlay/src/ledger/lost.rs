@@ -5,22 +5,16 @@ use super::{
     CHUNK, CHUNKS_AT, CHUNKS_USED, CLASSES_AT, GIVEN_UP, HANDLE, HEADER_FORM, HandleRecord, KINDS, Keeper,
     Ledger, LedgerError, MOST_CHUNKS, Memory, NODE, PLACE_HEAD, Record, SIZES, Saved, flag,
 };
+use crate::order::{Guard, Mutex};
 use crate::{HandleId, NodeId};
 use acetate_layer::Kind;
-use parking_lot::{Mutex, MutexGuard};
-use std::collections::{HashMap, HashSet};
+use parking_lot::MutexGuard;
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-/// A name that a node had.
-#[derive(Clone, Debug)]
-struct LostPlace {
-    at: usize,
-    parent: NodeId,
-    name: Box<[u8]>,
-}
-
-/// A node that the kernel knows and this server does not.
+/// A node that the kernel knows and this server does not, as its record says.
 #[derive(Clone, Debug)]
 pub(crate) struct LostNode {
     at: usize,
@@ -29,23 +23,21 @@ pub(crate) struct LostNode {
     pub ino: u64,
     pub lookups: u64,
     flags: u64,
-    places: Vec<LostPlace>,
+    /// The records of its names.
+    places: Vec<usize>,
+    /// Its names: parent and name.
+    names: Vec<(NodeId, Box<[u8]>)>,
 }
 
 impl LostNode {
-    /// It is to be known before the kernel asks for it.
-    pub(crate) fn is_urgent(&self) -> bool {
-        self.flags & flag::MANY_NAMES != 0 || self.places.len() > 1
-    }
-
     /// See [`flag::LOST_CAPABILITIES`].
     pub(crate) fn lost_capabilities(&self) -> bool {
         self.flags & flag::LOST_CAPABILITIES != 0
     }
 
     /// Its names: parent and name.
-    pub(crate) fn names(&self) -> Vec<(NodeId, Box<[u8]>)> {
-        self.places.iter().map(|place| (place.parent, place.name.clone())).collect()
+    pub(crate) fn names(&self) -> &[(NodeId, Box<[u8]>)] {
+        &self.names
     }
 }
 
@@ -62,15 +54,50 @@ pub(crate) struct OldHandle {
     pub note: u64,
 }
 
+/// Where the record of a node is, and that of its first name (zero: it has none). Records are counted in eights of words.
+#[derive(Clone, Copy, Debug)]
+struct Old {
+    id: u64,
+    /// Zero once the node has been made again.
+    at: u32,
+    place: u32,
+}
+
+/// Where the records of the last server's nodes are. There may be millions, so all else is read from the records.
 #[derive(Debug, Default)]
 pub(super) struct Lost {
-    nodes: HashMap<u64, LostNode>,
-    names: HashMap<(u64, Box<[u8]>), u64>,
+    /// By id.
+    nodes: Vec<Old>,
+    /// How many of them are still to be made.
+    left: usize,
+    /// Further names of those that have several, by id.
+    more: HashMap<u64, Vec<u32>>,
+    /// Names by their digests, which nobody can foresee who makes names.
+    names: Vec<(u32, u32)>,
+    digests: RandomState,
+    /// Names that nodes have got since.
+    new_names: HashMap<(u64, Box<[u8]>), u64>,
 }
 
 impl Lost {
-    fn at(&self, parent: NodeId, name: &[u8]) -> Option<&LostNode> {
-        self.nodes.get(self.names.get(&(parent.0, name.into()))?)
+    fn index(&self, id: u64) -> Option<usize> {
+        let index = self.nodes.binary_search_by_key(&id, |old| old.id).ok()?;
+        (self.nodes[index].at != 0).then_some(index)
+    }
+
+    fn get(&self, id: u64) -> Option<Old> {
+        Some(self.nodes[self.index(id)?])
+    }
+
+    fn digest(&self, parent: u64, name: &[u8]) -> u32 {
+        self.digests.hash_one((parent, name)) as u32
+    }
+
+    /// The records of the names of a node.
+    fn places(&self, old: &Old) -> Vec<usize> {
+        let first = (old.place != 0).then_some(old.place);
+        let more = self.more.get(&old.id).into_iter().flatten().copied();
+        first.into_iter().chain(more).map(|place| place as usize * 8).collect()
     }
 }
 
@@ -93,9 +120,7 @@ impl Ledger {
     /// Reads all records; returns the intents that were begun, and the files that were open.
     pub(crate) fn read_all(&self) -> Result<(Vec<Saved>, Vec<OldHandle>), LedgerError> {
         let intents = self.take_over_intents()?;
-        let mut nodes: HashMap<u64, LostNode> = HashMap::new();
-        let mut places: Vec<(u64, LostPlace)> = Vec::new();
-        let mut handles = Vec::new();
+        let (mut nodes, mut places, mut handles) = (Vec::new(), Vec::new(), Vec::new());
         let used = (self.load(CHUNKS_USED) as usize).min(MOST_CHUNKS);
         for chunk in 0..used {
             let Some(class) = (self.load(CLASSES_AT + chunk) as usize).checked_sub(1) else {
@@ -109,53 +134,95 @@ impl Ledger {
                 let owner = self.load(at);
                 match class {
                     _ if owner == 0 => self.give_back(class, at),
-                    NODE => drop(nodes.insert(owner, self.lost_node(owner, at)?)),
+                    NODE => nodes.push(self.old_node(owner, at)?),
                     HANDLE => handles.push(self.old_handle(owner, at)),
-                    _ => places.push((owner, self.lost_place(at))),
+                    _ => places.push((owner, (at / 8) as u32)),
                 }
             }
         }
+        nodes.sort_unstable_by_key(|old| old.id);
+        let mut more: HashMap<u64, Vec<u32>> = HashMap::new();
         for (owner, place) in places {
-            match nodes.get_mut(&owner) {
-                Some(node) => node.places.push(place),
+            match nodes.binary_search_by_key(&owner, |old| old.id) {
+                Ok(index) if nodes[index].place == 0 => nodes[index].place = place,
+                Ok(_) => more.entry(owner).or_default().push(place),
                 // Its node was about to be recorded, or has just gone.
-                None => self.give_back(self.class_of(place.at), place.at),
+                Err(_) => self.give_back_place(place as usize * 8),
             }
         }
         // A handle without a note was never answered.
         let (known, unknown): (Vec<_>, Vec<_>) = handles.into_iter().partition(|handle| handle.note != 0);
         unknown.iter().for_each(|handle| self.give_back(HANDLE, handle.at));
-        self.drop_unneeded(&mut nodes, &known);
-        let names = nodes.values().flat_map(|node| {
-            node.places.iter().map(|place| ((place.parent.0, place.name.clone()), node.id.0))
-        });
-        let names = names.collect();
+        let mut lost = Lost { nodes, more, ..Lost::default() };
+        self.drop_unneeded(&mut lost, &known);
+        lost.left = lost.nodes.len();
+        let further = lost.more.values().flatten();
+        let all = lost.nodes.iter().map(|old| old.place).filter(|place| *place != 0).chain(further.copied());
+        let mut names: Vec<_> = all
+            .map(|place| {
+                let (parent, name) = self.name_at(place as usize * 8);
+                (lost.digest(parent.0, &name), place)
+            })
+            .collect();
+        names.sort_unstable();
+        lost.names = names;
         self.has_lost.store(true, Ordering::Release);
-        *self.lost.lock() = Lost { nodes, names };
+        *self.lost.lock() = lost;
         Ok((intents, known))
     }
 
-    fn lost_node(&self, id: u64, at: usize) -> Result<LostNode, LedgerError> {
-        let kind = self.load(at + 2);
-        Ok(LostNode {
-            at,
-            id: NodeId(id),
-            lookups: self.load(at + 1),
-            kind: KINDS.get((kind & 0xff) as usize).copied().ok_or(LedgerError::Form)?,
-            flags: kind & !0xff,
-            ino: self.load(at + 3),
-            places: Vec::new(),
-        })
+    fn old_node(&self, id: u64, at: usize) -> Result<Old, LedgerError> {
+        let kind = self.load(at + 2) & 0xff;
+        if KINDS.get(kind as usize).is_none() {
+            return Err(LedgerError::Form);
+        }
+        Ok(Old { id, at: (at / 8) as u32, place: 0 })
     }
 
-    fn lost_place(&self, at: usize) -> LostPlace {
+    fn lost_node(&self, lost: &Lost, old: &Old) -> LostNode {
+        let at = old.at as usize * 8;
+        let kind = self.load(at + 2);
+        let places = lost.places(old);
+        LostNode {
+            at,
+            id: NodeId(old.id),
+            lookups: self.load(at + 1),
+            // Looked at before.
+            kind: KINDS.get((kind & 0xff) as usize).copied().unwrap_or(Kind::File),
+            flags: kind & !0xff,
+            ino: self.load(at + 3),
+            names: places.iter().map(|place| self.name_at(*place)).collect(),
+            places,
+        }
+    }
+
+    /// A name that is recorded: parent and name.
+    fn name_at(&self, at: usize) -> (NodeId, Box<[u8]>) {
         let room = (SIZES[self.class_of(at)] - PLACE_HEAD) * 8;
         let length = (self.load(at + 2) & 0xffff_ffff) as usize;
-        LostPlace {
-            at,
-            parent: NodeId(self.load(at + 1)),
-            name: self.bytes(at + PLACE_HEAD, length.min(room)),
+        (NodeId(self.load(at + 1)), self.bytes(at + PLACE_HEAD, length.min(room)))
+    }
+
+    fn give_back_place(&self, at: usize) {
+        self.give_back(self.class_of(at), at);
+    }
+
+    /// The node that had this name and is still to be made.
+    fn find_at(&self, lost: &Lost, parent: NodeId, name: &[u8]) -> Option<Old> {
+        if !lost.new_names.is_empty()
+            && let Some(id) = lost.new_names.get(&(parent.0, name.into()))
+        {
+            return lost.get(*id);
         }
+        let digest = lost.digest(parent.0, name);
+        let first = lost.names.partition_point(|known| known.0 < digest);
+        let same = lost.names[first..].iter().take_while(|known| known.0 == digest);
+        same.map(|(_, place)| *place as usize * 8).find_map(|place| {
+            // The record may be that of another name by now.
+            let old = lost.get(self.load(place))?;
+            let (its_parent, its_name) = self.name_at(place);
+            (its_parent == parent && *its_name == *name).then_some(old)
+        })
     }
 
     fn old_handle(&self, id: u64, at: usize) -> OldHandle {
@@ -170,30 +237,38 @@ impl Ledger {
     }
 
     /// Drops the nodes that neither the kernel nor an open file refers to, nor a node below.
-    fn drop_unneeded(&self, nodes: &mut HashMap<u64, LostNode>, handles: &[OldHandle]) {
-        let mut needed: HashSet<u64> = HashSet::from([NodeId::ROOT.0]);
-        let referred = nodes.values().filter(|node| node.lookups > 0).map(|node| node.id.0);
+    fn drop_unneeded(&self, lost: &mut Lost, handles: &[OldHandle]) {
+        let mut needed = vec![false; lost.nodes.len()];
+        let referred =
+            lost.nodes.iter().filter(|old| self.load(old.at as usize * 8 + 1) > 0).map(|old| old.id);
         let mut todo: Vec<u64> = referred.chain(handles.iter().map(|handle| handle.node.0)).collect();
+        todo.push(NodeId::ROOT.0);
         while let Some(id) = todo.pop() {
-            if needed.insert(id)
-                && let Some(node) = nodes.get(&id)
-            {
-                todo.extend(node.places.iter().map(|place| place.parent.0));
+            let Some(index) = lost.index(id) else { continue };
+            if !std::mem::replace(&mut needed[index], true) {
+                let places = lost.places(&lost.nodes[index]);
+                todo.extend(places.into_iter().map(|place| self.load(place + 1)));
             }
         }
-        nodes.retain(|id, node| {
-            let keep = needed.contains(id);
-            if !keep {
-                self.give_back(NODE, node.at);
-                node.places.iter().for_each(|place| self.give_back(self.class_of(place.at), place.at));
-            }
-            keep
+        for old in
+            (0..).zip(&lost.nodes).filter(|(index, _): &(usize, _)| !needed[*index]).map(|(_, old)| old)
+        {
+            lost.places(old).into_iter().for_each(|place| self.give_back_place(place));
+            self.give_back(NODE, old.at as usize * 8);
+        }
+        let mut index = 0;
+        lost.nodes.retain(|_| {
+            index += 1;
+            needed[index - 1]
         });
+        let Lost { nodes, more, .. } = lost;
+        more.retain(|id, _| nodes.binary_search_by_key(id, |old| old.id).is_ok());
     }
 
     /// Waits until nobody else makes a node of this name that the last server knew; `None` if it did not know it.
-    pub(crate) fn reviving(&self, parent: NodeId, name: &[u8]) -> Option<MutexGuard<'_, ()>> {
-        let known = self.has_lost.load(Ordering::Acquire) && self.lost.lock().at(parent, name).is_some();
+    pub(crate) fn reviving(&self, parent: NodeId, name: &[u8]) -> Option<Guard<MutexGuard<'_, ()>>> {
+        let known =
+            self.has_lost.load(Ordering::Acquire) && self.find_at(&self.lost.lock(), parent, name).is_some();
         known.then(|| self.reviving.lock())
     }
 
@@ -202,7 +277,9 @@ impl Ledger {
         if !self.has_lost.load(Ordering::Acquire) {
             return None;
         }
-        self.lost.lock().at(parent, name).cloned()
+        let lost = self.lost.lock();
+        let old = self.find_at(&lost, parent, name)?;
+        Some(self.lost_node(&lost, &old))
     }
 
     /// The node of that id.
@@ -210,37 +287,53 @@ impl Ledger {
         if !self.has_lost.load(Ordering::Acquire) {
             return None;
         }
-        self.lost.lock().nodes.get(&id.0).cloned()
+        let lost = self.lost.lock();
+        let old = lost.get(id.0)?;
+        Some(self.lost_node(&lost, &old))
     }
 
     /// Whether a node of that id is still to be made.
     pub(super) fn is_lost(&self, id: NodeId) -> bool {
-        self.has_lost.load(Ordering::Acquire) && self.lost.lock().nodes.contains_key(&id.0)
+        self.has_lost.load(Ordering::Acquire) && self.lost.lock().get(id.0).is_some()
     }
 
-    /// All that the kernel knows.
-    pub(crate) fn all_lost(&self) -> Vec<LostNode> {
-        self.lost.lock().nodes.values().cloned().collect()
+    /// All that the kernel knows and this server does not, with their types.
+    pub(crate) fn all_lost(&self) -> Vec<(NodeId, Kind)> {
+        let lost = self.lost.lock();
+        let alive = lost.nodes.iter().filter(|old| old.at != 0);
+        let kind = |old: &Old| KINDS.get((self.load(old.at as usize * 8 + 2) & 0xff) as usize).copied();
+        alive.filter_map(|old| Some((NodeId(old.id), kind(old)?))).collect()
+    }
+
+    /// Those that can be reached by names that the kernel has not looked up: they are to be known before it does.
+    pub(crate) fn urgent(&self) -> Vec<NodeId> {
+        let lost = self.lost.lock();
+        let many = |old: &&Old| {
+            old.at != 0
+                && (lost.more.contains_key(&old.id)
+                    || self.load(old.at as usize * 8 + 2) & flag::MANY_NAMES != 0)
+        };
+        lost.nodes.iter().filter(many).map(|old| NodeId(old.id)).collect()
     }
 
     /// The record of a node that is being made again. It stays in the ledger until [`found`](Self::found).
     pub(crate) fn record_of(self: &Arc<Self>, node: &LostNode) -> Box<Record> {
-        let places = node.places.iter().map(|place| place.at).collect();
-        Box::new(Record { ledger: self.clone(), at: node.at, places: Mutex::new(places) })
+        Box::new(Record { ledger: self.clone(), at: node.at, places: Mutex::new(node.places.clone()) })
     }
 
-    /// A node has been made again. Returns how many references to it the kernel holds; `None` if it was none of the last
-    /// server's.
-    pub(crate) fn found(&self, id: NodeId) -> Option<u64> {
+    /// A node has been made again.
+    pub(crate) fn found(&self, id: NodeId) {
         if !self.has_lost.load(Ordering::Acquire) {
-            return None;
+            return;
         }
         let mut lost = self.lost.lock();
-        let node = lost.nodes.remove(&id.0)?;
-        for place in node.places {
-            lost.names.remove(&(place.parent.0, place.name));
+        let Some(index) = lost.index(id.0) else { return };
+        lost.nodes[index].at = 0;
+        lost.left -= 1;
+        if lost.left == 0 {
+            *lost = Lost::default();
+            self.has_lost.store(false, Ordering::Release);
         }
-        Some(node.lookups)
     }
 
     /// The kernel gives back references to a node that has not been made again.
@@ -248,39 +341,54 @@ impl Ledger {
         if !self.has_lost.load(Ordering::Acquire) {
             return;
         }
-        if let Some(node) = self.lost.lock().nodes.get_mut(&id.0) {
-            node.lookups = node.lookups.saturating_sub(count);
-            self.store(node.at + 1, node.lookups);
+        let lost = self.lost.lock();
+        if let Some(old) = lost.get(id.0) {
+            let at = old.at as usize * 8 + 1;
+            self.store(at, self.load(at).saturating_sub(count));
         }
     }
 
     /// Records that a node has lost a name.
     pub(crate) fn lose_name(&self, node: NodeId, parent: NodeId, name: &[u8]) {
-        let mut lost = self.lost.lock();
-        let Some(node) = lost.nodes.get_mut(&node.0) else { return };
-        let Some(index) = node.places.iter().position(|place| place.parent == parent && *place.name == *name)
-        else {
-            return;
+        let lost = &mut *self.lost.lock();
+        let Some(index) = lost.index(node.0) else { return };
+        let places = lost.places(&lost.nodes[index]);
+        let is_it = |place: &&usize| {
+            let (its_parent, its_name) = self.name_at(**place);
+            its_parent == parent && *its_name == *name
         };
-        let place = node.places.swap_remove(index);
-        self.give_back(self.class_of(place.at), place.at);
-        let id = node.id.0;
+        let Some(gone) = places.iter().find(is_it).copied() else { return };
+        self.give_back_place(gone);
+        let mut rest = places.into_iter().filter(|place| *place != gone).map(|place| (place / 8) as u32);
+        lost.nodes[index].place = rest.next().unwrap_or(0);
+        let rest: Vec<u32> = rest.collect();
+        match rest.is_empty() {
+            true => drop(lost.more.remove(&node.0)),
+            false => drop(lost.more.insert(node.0, rest)),
+        }
         let key = (parent.0, name.into());
-        if lost.names.get(&key) == Some(&id) {
-            lost.names.remove(&key);
+        if lost.new_names.get(&key) == Some(&node.0) {
+            lost.new_names.remove(&key);
         }
     }
 
     /// Records that a node has got a name.
     pub(crate) fn gain_name(&self, node: NodeId, parent: NodeId, name: &[u8]) {
-        let mut lost = self.lost.lock();
-        let Some(node) = lost.nodes.get_mut(&node.0) else { return };
-        let known = node.places.iter().any(|place| place.parent == parent && *place.name == *name);
-        if !known && let Some(at) = self.place(node.id.0, parent.0, name, true) {
-            node.places.push(LostPlace { at, parent, name: name.into() });
+        let lost = &mut *self.lost.lock();
+        let Some(index) = lost.index(node.0) else { return };
+        let old = lost.nodes[index];
+        let known = lost.places(&old).into_iter().any(|place| {
+            let (its_parent, its_name) = self.name_at(place);
+            its_parent == parent && *its_name == *name
+        });
+        if !known && let Some(at) = self.place(node.0, parent.0, name, true) {
+            let place = (at / 8) as u32;
+            match old.place {
+                0 => lost.nodes[index].place = place,
+                _ => lost.more.entry(node.0).or_default().push(place),
+            }
         }
-        let id = node.id.0;
-        lost.names.insert((parent.0, name.into()), id);
+        lost.new_names.insert((parent.0, name.into()), node.0);
     }
 
     /// The record of a file that is open again.

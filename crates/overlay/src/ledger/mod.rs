@@ -9,7 +9,8 @@
 //! request is answered. The kernel keeps the directories of such a request locked until then, so whether the change was
 //! made can be told from the layers later.
 //!
-//! Locks: all here are leaves below those of node.rs, and never held across a call to anything else.
+//! Locks: all here are leaves below those of node.rs, and never held across a call to anything else; but for the one that
+//! is held while a node is made again, which comes after the names of its directory.
 
 mod intent;
 mod lost;
@@ -17,10 +18,10 @@ mod lost;
 pub(crate) use intent::{Before, Change, Intent, Saved};
 pub(crate) use lost::{LostNode, OldHandle};
 
+use crate::order::{Mutex, rank};
 use crate::{HandleId, NodeId};
 use acetate_layer::Kind;
 use lost::Lost;
-use parking_lot::Mutex;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -64,8 +65,10 @@ const PLACE_HEAD: usize = 3;
 
 /// So many ids are set aside at a time.
 const ID_BLOCK: u64 = 1024;
-/// A request that has brought down so many servers is not tried again.
+/// A request that was there when so many servers were killed is not tried again.
 const MOST_BEGUN: u64 = 16;
+/// A server that crashes counts as so many more than one that is killed: five are enough.
+const BLAME: u64 = 3;
 
 /// Flags of a node.
 pub(crate) mod flag {
@@ -114,11 +117,11 @@ pub enum LedgerError {
 pub struct Ledger {
     memory: Memory,
     keeper: Box<dyn Keeper>,
-    free: [Mutex<Vec<u32>>; SIZES.len()],
-    lost: Mutex<Lost>,
+    free: [Mutex<Vec<u32>, { rank::LEAF }>; SIZES.len()],
+    lost: Mutex<Lost, { rank::LEAF }>,
     has_lost: AtomicBool,
     /// Held while something that was known before is made a node again.
-    reviving: Mutex<()>,
+    reviving: Mutex<(), { rank::REVIVING }>,
 }
 
 impl Ledger {
@@ -171,6 +174,11 @@ impl Ledger {
         }
     }
 
+    /// Whether the mount ends with its server.
+    pub fn is_given_up(&self) -> bool {
+        self.load(GIVEN_UP) != 0
+    }
+
     /// The first of a block of ids that were never used.
     fn set_aside(&self, header: usize) -> u64 {
         self.word(header).fetch_add(ID_BLOCK, Ordering::SeqCst)
@@ -205,6 +213,17 @@ impl Ledger {
             return None;
         }
         word(ANSWERED)
+    }
+
+    /// The server that writes this memory has crashed: each request that was tried again and not answered counts as tried
+    /// a few times more, so that what brings servers down by itself is given up sooner than what was only there when one
+    /// was killed.
+    pub fn blame(memory: &[AtomicU64]) {
+        for pair in memory.get(ATTEMPTS..ATTEMPTS + 2 * MOST_ATTEMPTED).unwrap_or_default().chunks_exact(2) {
+            if pair[0].load(Ordering::Acquire) != 0 {
+                pair[1].fetch_add(BLAME, Ordering::AcqRel);
+            }
+        }
     }
 
     /// Makes a record and returns its first word, still without its owner.
@@ -313,7 +332,7 @@ impl Ledger {
 pub(crate) struct Record {
     ledger: Arc<Ledger>,
     at: usize,
-    places: Mutex<Vec<usize>>,
+    places: Mutex<Vec<usize>, { rank::LEAF }>,
 }
 
 impl Record {

@@ -109,7 +109,7 @@ impl<L: UpperLayer> Overlay<L> {
     }
 
     /// Puts a whiteout at a name that upper does not have, or has as a non-directory.
-    fn cover(&self, upper: &L, dir: &L::Dir, name: &[u8], in_upper: bool) -> Result<()> {
+    pub(crate) fn cover(&self, upper: &L, dir: &L::Dir, name: &[u8], in_upper: bool) -> Result<()> {
         self.admit_whiteouts(upper, dir)?;
         if !in_upper && self.staging.whiteout_in_place(upper, dir, name) {
             return Ok(());

@@ -5,7 +5,7 @@
 
 use crate::copyup::Data;
 use crate::error::{OpError, Result, Step};
-use crate::ledger::{self, Intent};
+use crate::ledger::{self, Intent, Saved};
 use crate::node::{Node, Real};
 use crate::op::lookup::Slot;
 use crate::op::remove::real_dir;
@@ -111,7 +111,13 @@ impl<L: UpperLayer> Overlay<L> {
             new_place: (new.dir.id, new.name),
             node: Some(source.id),
             other: target.as_ref().map(|node| node.id),
-            ino: if exchange && self.ledger.is_some() { self.upper_ino(&source)? } else { 0 },
+            ino: match &self.ledger {
+                // By it the next server knows what was exchanged, or has two names because it was being moved.
+                Some(_) if exchange || covered && self.staging.form() == WhiteoutForm::Xattr => {
+                    self.upper_ino(&source)?
+                }
+                _ => 0,
+            },
         });
         if exchange {
             let target = target.as_ref().ok_or(OpError::NotFound)?;
@@ -396,6 +402,31 @@ fn lock_states<'a, L: UpperLayer>(
 
 fn place_of<L: UpperLayer>(side: &Side<'_, L>) -> Place<L> {
     Place { parent: side.dir.clone(), name: side.name.into(), in_upper: true }
+}
+
+impl<L: UpperLayer> Overlay<L> {
+    /// Whether [`Overlay::move_leaving_whiteout`] was stopped half-way: upper has the object at both names.
+    pub(crate) fn is_half_moved(&self, intent: &Saved) -> Result<bool> {
+        if intent.change != ledger::Change::Rename || intent.ino == 0 {
+            return Ok(false);
+        }
+        let upper = self.upper()?;
+        let is_there = |(dir, name): &(NodeId, Box<[u8]>)| {
+            let dir = real_dir(&*self.dir(*dir)?)?;
+            match upper.stat(At::Name(&dir, name)) {
+                Ok(stat) => Ok(stat.ino == intent.ino),
+                Err(Errno::NOENT) => Ok(false),
+                Err(errno) => Err(OpError::Layer { step: "look at a name in upper", errno }),
+            }
+        };
+        Ok(is_there(&intent.place)? && is_there(&intent.new_place)?)
+    }
+
+    /// Does the other half of [`Overlay::move_leaving_whiteout`].
+    pub(crate) fn finish_move(&self, intent: &Saved) -> Result<()> {
+        let (dir, name) = (self.dir(intent.place.0)?, &intent.place.1);
+        self.cover(self.upper()?, &real_dir(&dir)?, name, true)
+    }
 }
 
 /// Whether a node is a directory that goes on in lower layers.

@@ -4,6 +4,8 @@
 //! which xattrs an object can have) is decided here; everything else is the engine's.
 
 use std::collections::BTreeMap;
+use std::os::fd::BorrowedFd;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use acetate_layer::fault::{Fault, Faults, Plan};
@@ -12,9 +14,10 @@ use acetate_layer::view::{Rules, View as Shown};
 use acetate_layer::work::{self, WhiteoutForm};
 use acetate_layer::{Access, At, Errno, FsId, Kind, Layer, Rdev, SetTime, Time, acl};
 use acetate_overlay::{
-    Attr, Caller, Config, Entry, HandleId, Index, NodeId, OpError, OpenFlags, Overlay, RenameKind, Room,
-    SetAttr, Stack as Layers,
+    Attr, Caller, Config, Entry, HandleId, Index, Keeper, KeptFiles, LEDGER_BYTES, Ledger, NodeId, OpError,
+    OpenFlags, Overlay, RenameKind, Room, SetAttr, Stack as Layers,
 };
+use acetate_sys::memory::SharedMemory;
 use proptest::prelude::*;
 
 use crate::op::{Flags, Op, Outcome, Output, op};
@@ -27,6 +30,29 @@ type Memory = Shown<Fault<MemLayer>>;
 /// Root, with no umask.
 const ROOT: Caller = Caller { uid: 0, gid: 0, umask: 0 };
 
+/// So many words of a ledger are used by a few objects: its head, and a chunk for each sort of record.
+const LEDGER_USED: usize = 1 << 17;
+
+/// The memory of a ledger.
+struct Kept(Arc<SharedMemory>);
+
+impl AsRef<[AtomicU64]> for Kept {
+    fn as_ref(&self) -> &[AtomicU64] {
+        (*self.0).as_ref()
+    }
+}
+
+/// Files in memory have no descriptors to keep.
+struct NoFiles;
+
+impl Keeper for NoFiles {
+    fn keep(&self, _: NodeId, _: Option<usize>, _: BorrowedFd<'_>) -> std::io::Result<()> {
+        Ok(())
+    }
+
+    fn let_go(&self, _: NodeId) {}
+}
+
 /// Layers in memory and a mount of them.
 pub struct Engine {
     layers: Vec<MemLayer>,
@@ -35,6 +61,10 @@ pub struct Engine {
     /// Whiteouts and opaque marks of upper are files.
     files: bool,
     overlay: Overlay<Memory>,
+    /// What the kernel gets to know is recorded there.
+    ledger: Option<Arc<SharedMemory>>,
+    /// The operation is the one that an earlier server was asked for: the VFS has looked at its names before that.
+    again: bool,
     /// The nodes whose attributes have changed on the side.
     told: Arc<Mutex<Vec<NodeId>>>,
 }
@@ -76,7 +106,78 @@ impl Engine {
         let tell = told.clone();
         let changed = move |node, _| tell.lock().unwrap().push(node);
         let overlay = Overlay::new(parts, config.clone(), Box::new(changed)).unwrap();
-        Self { layers, faults, config, files, overlay, told }
+        Self { layers, faults, config, files, overlay, ledger: None, again: false, told }
+    }
+
+    /// Records what the kernel gets to know, for a server that takes the mount over.
+    pub fn recording(self) -> Self {
+        let memory = Arc::new(SharedMemory::create(LEDGER_BYTES).unwrap());
+        let ledger = Ledger::new(Box::new(Kept(memory.clone())), Box::new(NoFiles)).unwrap();
+        Self { overlay: self.overlay.recording(ledger), ledger: Some(memory), ..self }
+    }
+
+    /// The server that takes over from this one, killed at this moment.
+    pub fn taken_over(self) -> Self {
+        let old = self.ledger.as_ref().unwrap();
+        let memory = Arc::new(SharedMemory::create(LEDGER_BYTES).unwrap());
+        // What was stored, before the old server clears its memory away, which a killed one does not.
+        for (new, old) in (*memory).as_ref().iter().zip(&(**old).as_ref()[..LEDGER_USED]) {
+            match old.load(Ordering::Relaxed) {
+                0 => {}
+                word => new.store(word, Ordering::Relaxed),
+            }
+        }
+        let Self { layers, config, files, overlay, .. } = self;
+        drop(overlay);
+        let next = Self::mounting(layers, config, files);
+        let ledger = Ledger::load_from(Box::new(Kept(memory.clone())), Box::new(NoFiles)).unwrap();
+        let (overlay, taken) = next.overlay.taking_over(ledger, KeptFiles::new()).unwrap();
+        assert_eq!(taken.lost_handles, 0);
+        Self { overlay, ledger: Some(memory), ..next }
+    }
+
+    /// Applies an operation as one request of that number, which an earlier server was asked for, or not. The answer is
+    /// written if `answered`.
+    pub fn request(
+        &mut self,
+        op: &Op,
+        (unique, again): (u64, bool),
+        answered: impl Fn(&Faults) -> bool,
+    ) -> Outcome {
+        assert!(self.overlay.begin(unique, again));
+        self.again = again;
+        let outcome = self.act(op);
+        self.again = false;
+        if answered(&self.faults) {
+            self.overlay.finish(outcome.is_ok());
+            self.overlay.end();
+        }
+        outcome
+    }
+
+    /// The ids by which the kernel knows all objects.
+    pub fn ids(&self) -> BTreeMap<Path, NodeId> {
+        self.all().into_iter().map(|(path, (node, _))| (path, node)).collect()
+    }
+
+    /// Begins with a request that an earlier server has not answered; `false` if it is to be refused.
+    pub fn begin_again(&self, unique: u64) -> bool {
+        self.overlay.begin(unique, true)
+    }
+
+    /// The server crashes, which its holder notes.
+    pub fn crash(&self) {
+        Ledger::blame((**self.ledger.as_ref().unwrap()).as_ref());
+    }
+
+    /// The id of an object, which the kernel gets one more reference to.
+    pub fn id(&self, path: &Path) -> NodeId {
+        self.find(path).unwrap().0
+    }
+
+    /// The kernel gives references back.
+    pub fn forget(&self, node: NodeId, count: u64) {
+        self.overlay.forget(node, count);
     }
 
     /// A layer, to change it behind the mount; 0 is upper.
@@ -169,6 +270,9 @@ impl Engine {
     /// The place of an object that must not be there yet.
     fn free<'a>(&self, path: &'a Path) -> Result<(NodeId, &'a [u8]), Errno> {
         let place = self.place(path)?;
+        if self.again {
+            return Ok(place);
+        }
         match self.find(path) {
             Err(Errno::NOENT) => Ok(place),
             Err(errno) => Err(errno),
@@ -194,6 +298,14 @@ impl Engine {
 
     fn rename(&self, old: &Path, new: &Path, flags: Flags) -> Result<(), Errno> {
         let (from, to) = (self.place(old)?, self.place(new)?);
+        let kind = match flags {
+            Flags::None => RenameKind::Replace,
+            Flags::NoReplace => RenameKind::NoReplace,
+            Flags::Exchange => RenameKind::Exchange,
+        };
+        if self.again {
+            return self.overlay.rename(from.0, from.1, to.0, to.1, kind).map_err(errno);
+        }
         self.find(old)?;
         let target = match self.find(new) {
             Err(Errno::NOENT) => None,
@@ -211,11 +323,6 @@ impl Engine {
         if below(old, new) {
             return Err(if flags == Flags::Exchange { Errno::INVAL } else { Errno::NOTEMPTY });
         }
-        let kind = match flags {
-            Flags::None => RenameKind::Replace,
-            Flags::NoReplace => RenameKind::NoReplace,
-            Flags::Exchange => RenameKind::Exchange,
-        };
         self.overlay.rename(from.0, from.1, to.0, to.1, kind).map_err(errno)
     }
 

@@ -133,6 +133,137 @@ fn is_either(tree: &Tree, old: &Tree, new: &Tree) -> Result<(), String> {
     ))
 }
 
+/// Has each operation be one request to a server that is killed at each call, and sent again to the one that takes over:
+/// it succeeds, and the objects are those that the kernel knows. Returns how many servers were killed.
+fn take_over(start: &dyn Fn() -> Engine, operations: &[Op], config: &Config) -> usize {
+    const UNIQUE: u64 = 42;
+    let start = || start().recording();
+    let (mut kills, mut wrong) = (0, Vec::new());
+    for op in operations {
+        let mut engine = start();
+        let old_ids = engine.ids();
+        engine.faults.plan(Plan::None);
+        if engine.request(op, (UNIQUE, false), |_| true).is_err() {
+            // Not possible on such a filesystem.
+            continue;
+        }
+        let calls = engine.faults.calls(Calls::All);
+        let new = timeless(engine.walk(), config);
+        let stay: Vec<_> =
+            engine.ids().into_iter().filter(|(path, id)| old_ids.get(path) == Some(id)).collect();
+        // The last one is killed before it can answer.
+        for at in 0..=calls.len() {
+            let mut engine = start();
+            let before = engine.ids();
+            engine.faults.plan(KILLED(at));
+            let _never_answered = engine.request(op, (UNIQUE, false), |_| false);
+            let mut engine = engine.taken_over();
+            let outcome = engine.request(op, (UNIQUE, true), |_| true);
+            kills += 1;
+            let call = calls.get(at).copied().unwrap_or("the answer");
+            let mut check = |what: &str, tree: Tree| {
+                if let Some(difference) = new.difference(&timeless(tree, config)) {
+                    wrong.push(format!("{op:?}, killed at call {at} ({call}), {what}: {difference}"));
+                }
+            };
+            check("taken over", engine.walk());
+            let ids = engine.ids();
+            for (path, _) in &stay {
+                assert_eq!(ids[path], before[path], "{op:?}, call {at}: another id of {path:?}");
+            }
+            engine.remount();
+            check("remounted", engine.walk());
+            let staged = engine.staged();
+            if outcome.is_err() || !staged.is_empty() {
+                wrong.push(format!("{op:?}, killed at call {at} ({call}): {outcome:?}, staged {staged:?}"));
+            }
+        }
+    }
+    assert!(
+        wrong.is_empty(),
+        "{} wrong of {kills}; the first ones:\n{}",
+        wrong.len(),
+        wrong[..wrong.len().min(5)].join("\n")
+    );
+    kills
+}
+
+/// Those that are one request, and need no descriptor, which files in memory do not have.
+fn requests() -> Vec<Op> {
+    operations().into_iter().filter(|op| !matches!(op, Op::Unnamed(..))).collect()
+}
+
+#[test]
+fn whoever_takes_over_at_any_call_does_what_was_asked_for() {
+    let config = Config::default();
+    let kills =
+        take_over(&|| Engine::over(&layers(), Abilities::default(), config.clone()), &requests(), &config);
+    println!("{kills} kills");
+}
+
+/// An id is another one once the kernel has given back all references to it, whichever servers have given them.
+#[test]
+fn whoever_takes_over_knows_how_often_the_kernel_refers_to_an_object() {
+    let start = || Engine::over(&layers(), Abilities::default(), Config::default()).recording();
+    let path = p(b"/own");
+    for (given_back, stays) in [(2, true), (3, false)] {
+        let engine = start();
+        let id = engine.id(&path);
+        let _second = engine.id(&path);
+        let engine = engine.taken_over();
+        assert_eq!(engine.id(&path), id);
+        engine.forget(id, given_back);
+        assert_eq!(engine.taken_over().id(&path) == id, stays, "{given_back} of 3 given back");
+    }
+    // Of an object that the next server has not been asked for.
+    let engine = start();
+    let id = engine.id(&path);
+    let engine = engine.taken_over();
+    engine.forget(id, 1);
+    assert_ne!(engine.taken_over().id(&path), id);
+}
+
+#[test]
+fn whoever_takes_over_refuses_a_request_that_has_brought_down_many() {
+    for (crashes, servers) in [(true, 5), (false, 17)] {
+        let mut engine =
+            Engine::over(&layers(), Abilities::default(), Config::default()).recording().taken_over();
+        let mut ended = 1;
+        while engine.begin_again(42) {
+            if crashes {
+                engine.crash();
+            }
+            engine = engine.taken_over();
+            ended += 1;
+        }
+        assert_eq!(ended, servers, "crashes: {crashes}");
+        assert!(engine.begin_again(43), "another request");
+    }
+}
+
+/// Also where a move that leaves a whiteout takes two steps.
+#[test]
+fn whoever_takes_over_finishes_what_takes_two_steps() {
+    let (abilities, config) =
+        (Abilities { rename_whiteout: false, ..Abilities::default() }, with_xattr_whiteouts());
+    let kills =
+        take_over(&|| Engine::over(&layers(), abilities.clone(), config.clone()), &requests(), &config);
+    let config = Config::default();
+    let kills = kills + take_over(&|| Engine::with_files(&layers()), &requests(), &config);
+    println!("{kills} kills");
+}
+
+#[test]
+fn whoever_takes_over_knows_redirects_copies_of_attributes_and_the_index() {
+    let config =
+        Config { redirects: Redirects::Make, metacopy: true, offline_changes: false, ..Config::default() };
+    let kills =
+        take_over(&|| Engine::over(&layers(), Abilities::default(), config.clone()), &requests(), &config);
+    let config = Config { index: Index::All, offline_changes: false, ..Config::default() };
+    let start = || Engine::over(&layers_for(&config), Abilities::default(), config.clone());
+    println!("{} kills", kills + take_over(&start, &requests(), &config));
+}
+
 /// Runs every operation with every plan that `plans` makes for a call; returns how many there were.
 fn sweep(operations: &[Op], abilities: &Abilities, config: &Config, plans: &[fn(usize) -> Plan]) -> usize {
     sweep_after(&[], operations, abilities, config, plans)
