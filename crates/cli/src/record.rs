@@ -16,6 +16,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::{DirBuilder, File};
 use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -149,6 +150,11 @@ impl Kept {
         let text = serde_json::to_vec_pretty(record)?;
         self.file.write_all_at(&text, 0)?;
         self.file.set_len(text.len() as u64)
+    }
+
+    /// The file, which is locked while it is open anywhere.
+    pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
     }
 
     /// Where the daemon tells of its requests in flight.

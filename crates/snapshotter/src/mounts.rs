@@ -63,6 +63,10 @@ fn mappings(how: &How, snapshot: &Snapshot) -> Vec<String> {
 
 fn options(how: &How, snapshot: &Snapshot, plan: &SnapshotPlan) -> Vec<String> {
     let mut options = mappings(how, snapshot);
+    if *how != How::Kernel {
+        // A container ends with its root tree; whoever runs it mounts anew.
+        options.push("takeover=off".into());
+    }
     if plan.userxattr {
         options.push("userxattr".into());
     }

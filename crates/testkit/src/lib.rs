@@ -14,6 +14,8 @@
 //! - [`scenario`]: scenarios recorded from the kernel, and the runner that replays them.
 //! - [`errno`]: errnos by name.
 //! - [`suites`]: published filesystem test suites on a mount and below.
+//! - [`takeover`]: programs, and a large tree, on a mount whose server is killed again and again.
+//! - [`userns`]: running a program in a user namespace.
 //! - [`lockstep`]: random calls on two mounts at once.
 //!
 //! Nothing here is used by the engine; failures are returned, not panicked, so that a runner can report them all.
@@ -34,3 +36,4 @@ pub mod scenario;
 pub mod scratch;
 pub mod suites;
 pub mod takeover;
+pub mod userns;

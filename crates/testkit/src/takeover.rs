@@ -1,6 +1,9 @@
 //! Programs whose filesystem server is killed again and again, and replaced (`takeover=on`): they must see no error, and
 //! what they make must be what they make on a plain filesystem.
 
+use std::fs::File;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,6 +14,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::driver::{Driver, Stack, acetate_bin};
 use crate::kills::KEPT;
+use crate::load::Holds;
 use crate::need;
 use crate::scratch::{FsKind, Scratch};
 
@@ -29,6 +33,116 @@ pub struct Args {
     /// Only programs whose names hold this
     #[arg(long, value_name = "TEXT", default_value = "")]
     pub only: String,
+    /// Take a tree of so many files over instead, and show what that takes
+    #[arg(long, value_name = "N")]
+    pub files: Option<usize>,
+}
+
+/// What it took to take a large tree over.
+#[derive(Debug, Clone)]
+pub struct Large {
+    /// Files that the last server had looked up.
+    pub files: usize,
+    /// Memory of the ledger, in KiB.
+    pub ledger_kib: u64,
+    /// Memory of the last server, the ledger included, in KiB.
+    pub server_kib: u64,
+    /// Until a file was opened through the next server.
+    pub until_served: Duration,
+    /// Memory of the next server then, in KiB.
+    pub next_kib: u64,
+    /// Walking through the tree with the last server, for the first time.
+    pub walk: Duration,
+    /// And with the next one.
+    pub next_walk: Duration,
+    /// Memory of the next server after that, in KiB.
+    pub walked_kib: u64,
+}
+
+/// Files in a directory of [`many_nodes`].
+const WIDTH: usize = 1000;
+/// Files that are open while their server is replaced.
+const OPEN: usize = 100;
+
+/// Looks up a tree of so many files, kills the server, and goes on with the next one.
+///
+/// # Errors
+/// If the next one shows something else.
+pub fn many_nodes(files: usize) -> Result<Large> {
+    let scratch = Scratch::on(FsKind::Tmpfs, "takeover", 8192)?;
+    let lower = scratch.dir("lower")?;
+    for number in 0..files {
+        let dir = lower.join(format!("d{}", number / WIDTH));
+        if number % WIDTH == 0 {
+            std::fs::create_dir(&dir)?;
+        }
+        std::fs::write(dir.join(format!("file-{number}")), format!("{number}"))?;
+    }
+    let stack = Stack::writable([lower], scratch.dir("upper")?, scratch.dir("work")?);
+    let mounted = Driver::acetate()?.mount(&stack, &scratch.dir("merged")?, KEPT)?;
+    let merged = mounted.path();
+    let (walk, before) = timed(|| digest(merged))?;
+    let path = |number: usize| merged.join(format!("d{}/file-{number}", number / WIDTH));
+    let numbers: Vec<usize> = (0..OPEN).map(|index| index * files / OPEN).collect();
+    let open: Vec<File> = numbers.iter().map(|number| File::open(path(*number))).collect::<Result<_, _>>()?;
+    let holder = holder(merged)?;
+    let old = server(holder)?.context("no server")?;
+    let (server_kib, ledger_kib) = (resident(old)?, ledger(holder)?);
+    let (until_served, ()) = timed(|| {
+        kill_process(old, Signal::KILL)?;
+        ensure!(std::fs::read_to_string(path(files / 2))? == format!("{}", files / 2), "another content");
+        Ok(())
+    })?;
+    let next = server(holder)?.context("no next server")?;
+    let next_kib = resident(next)?;
+    for (file, number) in open.iter().zip(&numbers) {
+        let mut bytes = [0; 20];
+        let length = file.read_at(&mut bytes, 0)?;
+        ensure!(bytes[..length] == *format!("{number}").as_bytes(), "an open file has another content");
+    }
+    let (next_walk, after) = timed(|| digest(merged))?;
+    ensure!(before == after, "the next server shows another tree: {after:?} instead of {before:?}");
+    let walked_kib = resident(next)?;
+    drop(open);
+    mounted.unmount()?;
+    Ok(Large { files, ledger_kib, server_kib, until_served, next_kib, walk, next_walk, walked_kib })
+}
+
+fn timed<T>(act: impl FnOnce() -> Result<T>) -> Result<(Duration, T)> {
+    let start = Instant::now();
+    act().map(|done| (start.elapsed(), done))
+}
+
+/// Names, numbers and sizes of a tree of two levels, in one word, and how many there are.
+fn digest(root: &Path) -> Result<(usize, u64)> {
+    let (mut count, mut sum) = (0, 0_u64);
+    for dir in std::fs::read_dir(root)? {
+        for entry in std::fs::read_dir(dir?.path())? {
+            let entry = entry?;
+            let stat = std::fs::symlink_metadata(entry.path())?;
+            let mut hasher = DefaultHasher::new();
+            (entry.file_name(), stat.ino(), stat.len()).hash(&mut hasher);
+            count += 1;
+            sum = sum.wrapping_add(hasher.finish());
+        }
+    }
+    Ok((count, sum))
+}
+
+/// The resident memory of a process, in KiB.
+fn resident(pid: Pid) -> Result<u64> {
+    Ok(Holds::of(pid.as_raw_nonzero().get().cast_unsigned())?.resident_kib)
+}
+
+/// The memory of the ledger that a holder keeps, in KiB.
+fn ledger(holder: i32) -> Result<u64> {
+    for entry in std::fs::read_dir(format!("/proc/{holder}/fd"))? {
+        let path = entry?.path();
+        if std::fs::read_link(&path)?.to_string_lossy().starts_with("/memfd:acetate") {
+            return Ok(std::fs::metadata(&path)?.blocks() / 2);
+        }
+    }
+    anyhow::bail!("the holder has no ledger")
 }
 
 /// A program: its name, what it needs to be there, and a script that prints what it has made.
@@ -76,6 +190,10 @@ pub const PROGRAMS: [Program; 5] = [
 /// # Errors
 /// What is wrong.
 pub fn run(args: &Args) -> Result<()> {
+    if let Some(files) = args.files {
+        println!("{:#?}", many_nodes(files)?);
+        return Ok(());
+    }
     for program in PROGRAMS.iter().filter(|program| program.0.contains(&args.only)) {
         let mut kills = 0;
         for _ in 0..args.rounds {

@@ -9,6 +9,7 @@ use acetate_testkit::kills::{
 };
 use acetate_testkit::need::{Need, have};
 use acetate_testkit::scratch::FsKind;
+use acetate_testkit::userns;
 use anyhow::{Result, ensure};
 
 /// Other points each time; the seed is printed.
@@ -53,6 +54,25 @@ fn killed_at_any_call_a_server_is_replaced_and_nobody_notices() -> Result<()> {
     }
     let seed = seed()?;
     OPTIONS.iter().try_for_each(|options| sweep_of(kept(options), true, 25, seed))
+}
+
+/// Where root is nobody in particular, and marks are `user.overlay.*`.
+#[test]
+fn killed_at_any_call_the_server_of_a_users_mount_is_replaced_too() -> Result<()> {
+    const NAME: &str = "kills::killed_at_any_call_the_server_of_a_users_mount_is_replaced_too";
+    const INSIDE: &str = "ACETATE_TEST_INSIDE";
+    if std::env::var_os(INSIDE).is_some() {
+        return sweep_of(kept("userxattr"), true, 15, seed()?);
+    }
+    let needs = [Need::Root, Need::Fuse, Need::KernelOverlay, Need::Resend];
+    let tools = [Need::Tool("unshare"), Need::Tool("setpriv")];
+    if !have("kills of kept mounts of users", &[&needs[..], &tools].concat())? {
+        return Ok(());
+    }
+    let arguments = [NAME, "--exact", "--nocapture"].map(str::to_owned);
+    let status = userns::run(&std::env::current_exe()?, &arguments, &[(INSIDE, "1")])?;
+    ensure!(status.success(), "in a user namespace: {status}");
+    Ok(())
 }
 
 #[test]

@@ -274,7 +274,7 @@ fn a_killed_daemon_is_cleared_away_by_the_next_mount() -> Result<()> {
         return Ok(());
     }
     let stage = Stage::new("killed")?;
-    stage.mount(USUAL)?;
+    stage.mount(&format!("{USUAL},takeover=off"))?;
     fs::write(stage.path("merged/a"), "written before")?;
     let pid = daemon(&stage)?;
     rustix::process::kill_process(pid, rustix::process::Signal::KILL)?;

@@ -13,6 +13,8 @@ use anyhow::{Result, ensure};
 /// the prefix of marks.
 const FUNCTIONS: &str = r#"
 layer() { case $1 in kernel) mount -t overlay overlay -o "$2" "$3";; *) "$ACETATE" mount -o "$2" "$3" 2>/dev/null;; esac; }
+# umount(8) does not wait until a daemon has let go of its layers.
+leave() { case $1 in kernel) umount "$2";; *) "$ACETATE" umount "$2";; esac; }
 try() { if "$@" 2>/dev/null; then echo "$* ok"; else echo "$* fails"; fi; }
 tell() { (cd $1; echo "== $1"; find . -mindepth 1 ! -type d ! -type c -printf '%P %y %m %n %s %l\n' | sort; find . -type c | sort
     find . -type d -printf '%P %y %m\n' | sort
@@ -69,7 +71,7 @@ fn pair(inner: &str, outer: &str, user: bool, calls: [&str; 2]) -> Result<String
          tell im
          layer {outer} lowerdir=im,upperdir=ou,workdir=ow{more} om
          (cd om; {}\n)
-         tell om; umount om; umount im; tell ou; tell iu",
+         tell om; leave {outer} om; leave {inner} im; tell ou; tell iu",
         calls[0], calls[1]
     );
     let mut command = Command::new("unshare");

@@ -377,7 +377,7 @@ fn after_a_kill_for_lack_of_memory_the_next_mount_goes_on() -> Result<()> {
     if !can("out of memory", Controller::Memory, &[])? {
         return Ok(());
     }
-    let starved = Starved::new("starved", USUAL)?;
+    let starved = Starved::new("starved", &format!("{USUAL},takeover=off"))?;
     let stage = &starved.stage;
     let Err(error) = starved.walk() else {
         bail!("{NAMES} names fit: {} bytes", starved.group.used_bytes()?)

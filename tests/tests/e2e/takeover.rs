@@ -4,11 +4,13 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
+use std::process::{Command, Stdio};
 
 use acetate_testkit::driver::{acetate_bin, is_mounted};
 use acetate_testkit::need::{Need, have};
-use acetate_testkit::takeover::{PROGRAMS, attempt, holder, server};
+use acetate_testkit::takeover::{PROGRAMS, attempt, holder, many_nodes, server};
 use anyhow::{Context, Result, ensure};
+use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::lifecycle::{Stage, USUAL, eventually, stderr, succeeded};
@@ -125,7 +127,7 @@ fn a_server_is_replaced_on_request() -> Result<()> {
     drop(file);
     stage.umount()?;
     expect_gone(holder)?;
-    stage.mount(USUAL)?;
+    stage.mount(&format!("{USUAL},takeover=off"))?;
     let refused = stage.acetate(&["upgrade", "merged"])?;
     ensure!(stderr(&refused).contains("takeover=on"), "{}", stderr(&refused));
     stage.umount()
@@ -147,6 +149,128 @@ fn a_signal_ends_mount_server_and_holder() -> Result<()> {
         expect_gone(holder)?;
         ensure!(!is_mounted(&merged)?, "still mounted");
         ensure!(fs::read(stage.path("upper/b"))? == b"b", "what was written is gone");
+    }
+    Ok(())
+}
+
+/// Whether the mount has a holder.
+fn has_holder(stage: &Stage) -> Result<bool> {
+    Ok(stage.entry()?["holder"].is_u64())
+}
+
+#[test]
+fn daemons_outlive_their_servers_unless_told_otherwise() -> Result<()> {
+    if !can("daemons_outlive_their_servers_unless_told_otherwise")? {
+        return Ok(());
+    }
+    let stage = Stage::new("takeover-default")?;
+    stage.mount(USUAL)?;
+    let merged = stage.path("merged");
+    let file = File::open(merged.join("a"))?;
+    replace(&stage)?;
+    let mut bytes = [0; 7];
+    file.read_exact_at(&mut bytes, 0)?;
+    ensure!(&bytes == b"lower a", "{bytes:?}");
+    drop(file);
+    let holder = holder(&merged)?;
+    stage.umount()?;
+    // Whoever has waited for the end of the mount has waited for the holder: the layers are free.
+    ensure!(!stage.path("merged/a").exists());
+    expect_gone(holder)?;
+    for options in ["takeover=off", "lower=revalidate"] {
+        stage.mount(&format!("{USUAL},{options}"))?;
+        ensure!(!has_holder(&stage)?, "{options}: a holder");
+        let server = stage.entry()?["pid"].as_i64().context("no server")?;
+        let parent = fs::read_to_string(format!("/proc/{server}/stat"))?;
+        let parent =
+            parent.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(1)).context("stat")?;
+        let program = fs::read_to_string(format!("/proc/{parent}/comm"))?;
+        ensure!(program.trim() != "acetate", "{options}: a holder that holds nothing stays");
+        stage.umount()?;
+    }
+    Ok(())
+}
+
+#[test]
+fn servers_that_crash_again_and_again_end_the_mount() -> Result<()> {
+    if !can("servers_that_crash_again_and_again_end_the_mount")? {
+        return Ok(());
+    }
+    let stage = Stage::new("takeover-crash")?;
+    let merged = stage.path("merged");
+    let mut foreground = Command::new(acetate_bin()?)
+        .args(["mount", "-f", "-o", &format!("{USUAL},takeover=on"), "merged"])
+        .current_dir(stage.path(""))
+        .stderr(Stdio::piped())
+        .spawn()?;
+    let holder = i32::try_from(foreground.id())?;
+    eventually("a server", || Ok(is_mounted(&merged)? && fs::read(merged.join("a")).is_ok()))?;
+    let mut crashed = Vec::new();
+    eventually("the end of a mount whose servers crash", || {
+        if let Some(server) = server(holder).unwrap_or_default()
+            && !crashed.contains(&server)
+        {
+            // It may be ending by itself.
+            crashed.extend(kill_process(server, Signal::ABORT).is_ok().then_some(server));
+        }
+        Ok(foreground.try_wait()?.is_some())
+    })?;
+    let mut said = String::new();
+    foreground.stderr.take().context("no words")?.read_to_string(&mut said)?;
+    ensure!(said.contains("servers in a row ended at once"), "{said}");
+    ensure!(foreground.wait()?.code() == Some(2) && (5..20).contains(&crashed.len()), "{crashed:?}");
+    ensure!(!is_mounted(&merged)?, "the mount is still there, and dead");
+    stage.mount(USUAL)?;
+    ensure!(fs::read(merged.join("a"))? == b"lower a");
+    stage.umount()
+}
+
+/// systemd and killall(1) end all processes of a mount at once.
+#[test]
+fn a_signal_to_server_and_holder_is_one_signal() -> Result<()> {
+    if !can("a_signal_to_server_and_holder_is_one_signal")? {
+        return Ok(());
+    }
+    let stage = mounted("takeover-both")?;
+    let merged = stage.path("merged");
+    let mut file = File::open(merged.join("d/f"))?;
+    let holder = holder(&merged)?;
+    for process in [server(holder)?, Pid::from_raw(holder)] {
+        kill_process(process.context("no process")?, Signal::TERM)?;
+    }
+    eventually("the mount has left the tree", || Ok(!is_mounted(&merged)?))?;
+    let mut text = String::new();
+    file.read_to_string(&mut text)?;
+    ensure!(text == "lower f", "{text}");
+    drop(file);
+    expect_gone(holder)
+}
+
+#[test]
+fn to_kill_both_ends_the_mount() -> Result<()> {
+    if !can("to_kill_both_ends_the_mount")? {
+        return Ok(());
+    }
+    let stage = mounted("takeover-both-killed")?;
+    let merged = stage.path("merged");
+    let holder = holder(&merged)?;
+    let server = server(holder)?.context("no server")?;
+    for process in [Pid::from_raw(holder).context("no holder")?, server] {
+        kill_process(process, Signal::KILL)?;
+    }
+    eventually("the mount is dead", || {
+        Ok(fs::metadata(merged.join("a"))
+            .is_err_and(|error| Errno::from_io_error(&error) == Some(Errno::NOTCONN)))
+    })?;
+    stage.mount(USUAL)?;
+    ensure!(fs::read(merged.join("a"))? == b"lower a");
+    stage.umount()
+}
+
+#[test]
+fn a_large_tree_is_taken_over() -> Result<()> {
+    if can("a_large_tree_is_taken_over")? {
+        println!("{:?}", many_nodes(50_000)?);
     }
     Ok(())
 }

@@ -5,7 +5,7 @@ use crate::Exit;
 use crate::daemon;
 use crate::error::Failure;
 use crate::mount::{Request, Rest, remount};
-use crate::options::{self, ArchiveLayers, Unknown};
+use crate::options::{self, ArchiveLayers, Switch, Unknown};
 use crate::out::answer;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
@@ -79,6 +79,8 @@ impl Personality {
             // What the program that this one stands for reads in any layer.
             parsed.options.oci_whiteouts.get_or_insert(ArchiveLayers::All);
             parsed.options.foreign_opaque = true;
+            // Container engines mount and unmount by themselves, and count the processes that they leave.
+            parsed.options.takeover.get_or_insert(Switch::Off);
         }
         let (source, target) = match (self, given.places.as_slice()) {
             (Personality::MountHelper, [source, target]) => (Some(source.clone()), target),

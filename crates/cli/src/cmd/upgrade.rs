@@ -12,7 +12,7 @@ use std::path::PathBuf;
 
 /// Replace the server of a mount that is in use
 ///
-/// The mount has to be made with `-o takeover=on`. Programs that use it go on: the next server takes over all that they
+/// The mount has to be one that outlives its server (`-o takeover`). Programs that use it go on: the next server takes over all that they
 /// have open, and answers what the last one has not. If it does not come up, the program that served before does.
 ///
 /// Exit status: 0 the new server serves, 2 error.
@@ -41,7 +41,10 @@ pub(crate) fn run(args: &UpgradeArgs) -> Result<Exit, Failure> {
     let found = mount.filter(mountinfo::Mount::is_ours).and_then(|mount| record::find(mount.device));
     let Some(found) = found.filter(|found| found.record.holder.is_some()) else {
         return Err(Failure::new(
-            format_args!("{}: no mount with takeover=on whose daemon can be found", shown(&point)),
+            format_args!(
+                "{}: no mount that outlives its server (takeover=on) can be found there",
+                shown(&point)
+            ),
             "`acetate mounts` shows the holder of those that have one",
         ));
     };

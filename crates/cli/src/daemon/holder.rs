@@ -3,10 +3,13 @@
 //! It has no threads and looks at nothing: it keeps descriptors by key ([`keep`](super::keep)), waits for its server, and
 //! hands all to the next one. A server that ends by itself has ended the mount. One that a signal has ended is replaced,
 //! unless many in a row did not get as far as to serve, or failed without answering a request. A request that has brought
-//! down many servers is answered with `EIO` by the next one.
+//! down many servers is answered with `EIO` by the next one. Whoever is to hold nothing, because the mount cannot be taken
+//! over, goes away and leaves the server alone.
 
 use super::keep::{self, Item, Key, Message};
 use super::privileges;
+use super::serve::{Place, device_at};
+use super::unmount::{Unmount, unmount};
 use crate::error::Failure;
 use crate::out::{note, shown, warn};
 use acetate_overlay::Ledger;
@@ -31,8 +34,10 @@ pub(super) const VARIABLE: &str = "ACETATE_HOLDER";
 pub(super) const FIRST: &str = "first";
 pub(super) const NEXT: &str = "next";
 
-/// So many servers in a row may fail.
+/// So many servers in a row may crash at once.
 const MOST_FAILED: u32 = 8;
+/// One that crashes weighs as much as so many that are killed from outside before they serve.
+const CRASH: u32 = 8;
 /// How long whoever asks for another server may take to say so.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// The program that runs, also if its file is gone.
@@ -43,7 +48,7 @@ const SELF: &str = "/proc/self/exe";
 ///
 /// # Errors
 /// If no server can be started, or the mount has ended because servers end again and again.
-pub(super) fn hold(ready: impl FnOnce(Option<&Path>)) -> Result<(), Failure> {
+pub(super) fn hold(place: Place, ready: impl FnOnce(Option<&Path>)) -> Result<(), Failure> {
     let failed = |error: io::Error| Failure::io("wait for signals", &error);
     let (signals, writer) = UnixStream::pair().map_err(failed)?;
     for signal in [SIGTERM, SIGINT, SIGHUP] {
@@ -51,19 +56,28 @@ pub(super) fn hold(ready: impl FnOnce(Option<&Path>)) -> Result<(), Failure> {
             .map_err(failed)?;
     }
     signals.set_nonblocking(true).map_err(failed)?;
-    Hold {
+    let mut hold = Hold {
+        place,
+        mount: None,
         signals,
         kept: Vec::new(),
         program: SELF.into(),
         control: None,
         ready: Some(ready),
         failed: 0,
+        weight: 0,
+        over: false,
         asked: None,
-    }
-    .run()
+    };
+    let ended = hold.run();
+    hold.end();
+    ended
 }
 
 struct Hold<F> {
+    place: Place,
+    /// The mount point, and what is mounted there.
+    mount: Option<(PathBuf, Option<(u32, u32)>)>,
     signals: UnixStream,
     kept: Vec<Item>,
     /// What the next server is.
@@ -71,7 +85,11 @@ struct Hold<F> {
     control: Option<Control>,
     /// What is still to be done when the first server is ready.
     ready: Option<F>,
+    /// Servers in a row that ended at once, and what they weigh.
     failed: u32,
+    weight: u32,
+    /// The mount is gone.
+    over: bool,
     /// Who waits for another server, and what to go back to if it does not come up.
     asked: Option<(UnixStream, PathBuf)>,
 }
@@ -90,7 +108,7 @@ struct Server {
 }
 
 impl<F: FnOnce(Option<&Path>)> Hold<F> {
-    fn run(mut self) -> Result<(), Failure> {
+    fn run(&mut self) -> Result<(), Failure> {
         let mut server = self.start(FIRST)?;
         loop {
             let ended = self.attend(&mut server)?;
@@ -102,7 +120,8 @@ impl<F: FnOnce(Option<&Path>)> Hold<F> {
                 let _nobody_waits =
                     stream.write_all(format!("the new server ended: {}", ended.status).as_bytes());
                 self.program = old;
-            } else if by_signal.is_none() || self.ready.is_some() {
+            } else if by_signal.is_none() || self.ready.is_some() || self.over {
+                self.control = None;
                 // It has said why, and has ended the mount.
                 std::process::exit(ended.status.code().unwrap_or(2));
             } else {
@@ -113,11 +132,31 @@ impl<F: FnOnce(Option<&Path>)> Hold<F> {
         }
     }
 
+    /// Ends the mount if the last server has not: nobody will answer any more.
+    fn end(&mut self) {
+        // With the device the connection goes, and nobody waits for an answer.
+        self.kept.clear();
+        self.control = None;
+        if let Some((point, device)) = self.mount.take()
+            && device.is_some()
+            && device_at(&point) == device
+            && let Err(errno) = unmount(&point, Unmount::Detach)
+        {
+            warn(format_args!("{}: cannot be unmounted: {errno}", shown(&point)));
+        }
+    }
+
+    /// The memory of the ledger, if the mount can be taken over.
+    fn memory(&self) -> Option<SharedMemory> {
+        let memory = self.kept.iter().find(|item| item.key == Key::Memory).and_then(|item| item.fd.as_ref());
+        memory.and_then(|fd| SharedMemory::map(fd.try_clone().ok()?).ok())
+    }
+
     /// Counts a server that a signal has ended.
     fn count(&mut self, ended: &Ended) -> Result<(), Failure> {
-        let memory = self.kept.iter().find(|item| item.key == Key::Memory).and_then(|item| item.fd.as_ref());
-        let memory = memory.and_then(|fd| SharedMemory::map(fd.try_clone().ok()?).ok());
-        let Some(answered) = memory.and_then(|memory| Ledger::progress(memory.as_ref())) else {
+        let memory = self.memory();
+        let answered = memory.as_ref().and_then(|memory| Ledger::progress(memory.as_ref()));
+        let (Some(memory), Some(answered)) = (memory, answered) else {
             return Err(Failure::new(
                 format_args!("the server was killed ({}), and the mount cannot be taken over", ended.status),
                 "mount it again: what was answered is in the layers",
@@ -125,10 +164,18 @@ impl<F: FnOnce(Option<&Path>)> Hold<F> {
         };
         // Whoever kills an idle server has not shown that it fails.
         let killed = ended.status.signal() == Some(Signal::KILL.as_raw());
-        self.failed = if ended.was_ready && (killed || answered > 0) { 0 } else { self.failed + 1 };
-        if self.failed >= MOST_FAILED {
+        if !killed {
+            Ledger::blame(memory.as_ref());
+        }
+        if ended.was_ready && (killed || answered > 0) {
+            (self.failed, self.weight) = (0, 0);
+        } else {
+            self.failed += 1;
+            self.weight += if killed { 1 } else { CRASH };
+        }
+        if self.weight >= MOST_FAILED * CRASH {
             return Err(Failure::new(
-                format_args!("{MOST_FAILED} servers in a row ended at once: {}", ended.status),
+                format_args!("{} servers in a row ended at once: {}", self.failed, ended.status),
                 "the mount has ended; mount it again, and report what the log says",
             ));
         }
@@ -144,8 +191,10 @@ impl<F: FnOnce(Option<&Path>)> Hold<F> {
         let name = arguments.next().unwrap_or_default();
         let mut command = Command::new(&self.program);
         command.arg0(name).args(arguments).env(VARIABLE, which).stdin(Stdio::from(theirs));
-        // What a terminal sends to all its processes comes through this one.
-        command.process_group(0);
+        if self.place == Place::Foreground {
+            // What a terminal sends to all its processes comes through this one.
+            command.process_group(0);
+        }
         let child = command.spawn().map_err(failed)?;
         // It holds the other end of the socket.
         drop(command);
@@ -197,6 +246,10 @@ impl<F: FnOnce(Option<&Path>)> Hold<F> {
     fn hear(&mut self, message: Message) {
         match message {
             Message::Keep(item) => {
+                if item.key == Key::Device {
+                    let point = PathBuf::from(OsString::from_vec(item.text.clone()));
+                    self.mount = Some((point.clone(), device_at(&point)));
+                }
                 self.kept.retain(|known| known.key != item.key);
                 self.kept.push(item);
             }
@@ -208,11 +261,19 @@ impl<F: FnOnce(Option<&Path>)> Hold<F> {
                 }
                 if let Some(ready) = self.ready.take() {
                     ready(log.as_deref());
+                    let holds =
+                        self.memory().is_some_and(|memory| Ledger::progress(memory.as_ref()).is_some());
+                    if !holds && self.place == Place::Background {
+                        std::process::exit(0);
+                    }
                     privileges::shed();
                     self.control = log.and_then(|log| Control::new(log.with_extension("holder")));
                 }
             }
-            Message::End => {}
+            Message::End => {
+                self.kept.clear();
+                self.over = true;
+            }
         }
     }
 
@@ -273,8 +334,9 @@ impl Drop for Control {
 /// If there is no holder, or the new server did not come up; the old one serves again then.
 pub(crate) fn ask(socket: &Path, program: &OsStr) -> Result<(), Failure> {
     let failed = |error: io::Error| {
-        Failure::io("ask the holder of the mount", &error)
-            .hint("only mounts with takeover=on have one; it answers root and the user who has mounted")
+        Failure::io("ask the holder of the mount", &error).hint(
+            "it answers root and the user who has mounted; `acetate mounts` shows which mounts have one",
+        )
     };
     let mut stream = UnixStream::connect(socket).map_err(failed)?;
     stream.write_all(program.as_bytes()).map_err(failed)?;

@@ -4,15 +4,14 @@ use super::holder::{FIRST, NEXT, VARIABLE};
 use super::keep::{Holder, Item, Key};
 use crate::error::Failure;
 use crate::mount::{Locks, Opened};
+use crate::options::{Options, Switch};
 use crate::out::warn;
 use crate::record::Record;
 use acetate_fuse::Connection;
 use acetate_layer::UpperLayer;
-use acetate_layer::view::Rules;
-use acetate_layer::work::WhiteoutForm;
 use acetate_overlay::{KeptFiles, LEDGER_BYTES, Ledger, Overlay};
 use acetate_sys::memory::SharedMemory;
-use std::ffi::OsString;
+use std::ffi::{CString, OsString};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
@@ -20,6 +19,48 @@ use std::path::{Path, PathBuf};
 /// Says why the mount ends with its server.
 pub(super) fn unavailable(why: impl std::fmt::Display) {
     warn(format_args!("the mount will not outlive its server: {why}"));
+}
+
+/// Whether a mount is to outlive its server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wanted {
+    /// It was asked for.
+    Asked,
+    /// Where it can be had.
+    Usual,
+    /// No.
+    No,
+}
+
+impl Wanted {
+    /// What the options say; if they say nothing, daemons of root have it. Whoever stays in the foreground is waited for,
+    /// and ends with its server.
+    pub(super) fn of(options: &Options, is_daemon: bool) -> Wanted {
+        match options.takeover {
+            Some(Switch::On) => Wanted::Asked,
+            None if is_daemon && can_resend() && rustix::process::geteuid().is_root() => Wanted::Usual,
+            None | Some(Switch::Off) => Wanted::No,
+        }
+    }
+}
+
+/// Whether the kernel can send requests again (Linux 6.9), as far as that can be told before the handshake.
+fn can_resend() -> bool {
+    let uname = rustix::system::uname();
+    let release = uname.release().to_string_lossy();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map_while(|word| word.parse::<u32>().ok());
+    numbers.next().zip(numbers.next()) >= Some((6, 9))
+}
+
+/// Takes the name that the program was called by: the file that it was started from is called otherwise, and whoever looks
+/// for processes by name shall find server and holder.
+fn take_name() {
+    let called = std::env::args_os().next().unwrap_or_default();
+    let name = Path::new(&called).file_name().map(OsStrExt::as_bytes).unwrap_or_default();
+    if let Ok(name) = CString::new(name) {
+        // It is only for those who look.
+        let _unknown_by_name = rustix::thread::set_name(&name);
+    }
 }
 
 /// Where a server stands among those of its mount.
@@ -55,6 +96,7 @@ impl Role {
         if which != FIRST && which != NEXT {
             return Ok(Role::Only);
         }
+        take_name();
         let failed = |error: std::io::Error| Failure::io("receive the mount from the last server", &error);
         let socket = rustix::stdio::stdin().try_clone_to_owned().map_err(failed)?;
         let holder = Holder::new(socket);
@@ -88,6 +130,8 @@ impl Inherited {
                 }
                 Key::Memory => memory = fd,
                 Key::Record => record = Some(serde_json::from_slice(&text)?),
+                // This server keeps a record of its own.
+                Key::RecordFile => {}
                 Key::Lock(_) => locks.extend(fd),
                 Key::Layer(number) => layers.extend(fd.map(|fd| (number, fd))),
                 Key::File(node) => {
@@ -114,11 +158,8 @@ fn obstacle(opened: &Opened) -> Option<&'static str> {
     if !rustix::process::geteuid().is_root() {
         return Some("only mounts of root can");
     }
-    if opened.upper.is_some() && opened.whiteouts != WhiteoutForm::Device {
-        return Some("moving a file takes two steps where whiteouts are files");
-    }
-    if opened.rules != Rules::default() || !opened.archives.is_empty() || opened.hidden_by_files {
-        return Some("not with options that change what layers show");
+    if opened.upper.is_some() && opened.rules.records.is_some() {
+        return Some("where owners are recorded in attributes a new file gets its owner in a second step");
     }
     if opened.lower_changes {
         return Some("not while lower layers may change");
@@ -135,9 +176,12 @@ pub(super) fn leave(
     opened: &Opened,
     (locks, layers): (&Locks, &[OwnedFd]),
     record: &Record,
+    wanted: Wanted,
 ) -> Option<Ledger> {
     if let Some(why) = obstacle(opened) {
-        unavailable(why);
+        if wanted == Wanted::Asked {
+            unavailable(why);
+        }
         return None;
     }
     let kept = || -> std::io::Result<SharedMemory> {

@@ -25,6 +25,8 @@ pub(super) enum Key {
     Memory,
     /// The record of the mount, as its text.
     Record,
+    /// The file that others find the record in, locked.
+    RecordFile,
     /// A lock on a writable directory.
     Lock(u32),
     /// A layer, by its place among the lower layers, the data-only ones, the upper layer and the work directory.
@@ -39,6 +41,7 @@ impl Key {
             Key::Device => 1,
             Key::Memory => 2,
             Key::Record => 3,
+            Key::RecordFile => 4,
             Key::Lock(number) => 1 << 32 | u64::from(number),
             Key::Layer(number) => 2 << 32 | u64::from(number),
             Key::File(node) => 1 << 63 | node.0,
@@ -50,6 +53,7 @@ impl Key {
             (0, 1) => Key::Device,
             (0, 2) => Key::Memory,
             (0, 3) => Key::Record,
+            (0, 4) => Key::RecordFile,
             (1, number) => Key::Lock(number),
             (2, number) => Key::Layer(number),
             _ if number >> 63 == 1 => Key::File(NodeId(number & !(1 << 63))),
@@ -67,7 +71,7 @@ pub(super) enum Message {
     LetGo(Key),
     /// The server serves; the text is the path of its log, if it has one.
     Ready(Vec<u8>),
-    /// That was all.
+    /// That was all; from a server: the mount is gone.
     End,
 }
 
@@ -187,6 +191,14 @@ impl Holder {
     /// Those of sendmsg(2).
     pub(super) fn ready(&self, log: &[u8]) -> io::Result<()> {
         send(&*self.0, b'R', 0, log, None)
+    }
+
+    /// Says that the mount is gone, so that nothing is needed any more: others may want the layers at once.
+    ///
+    /// # Errors
+    /// Those of sendmsg(2).
+    pub(super) fn over(&self) -> io::Result<()> {
+        send_end(&*self.0)
     }
 
     /// Receives what was kept.

@@ -1,7 +1,7 @@
 //! Mounting and serving.
 
-use super::inherit::{Inherited, Known, Role};
-use super::keep::Holder;
+use super::inherit::{Inherited, Known, Role, Wanted};
+use super::keep::{Holder, Key};
 use super::statistics::Statistics;
 use super::status::Socket;
 use super::{READY, holder, inherit, notify, privileges, signals};
@@ -37,7 +37,7 @@ pub(crate) fn serve_for_parent(request: &Request) -> Result<(), Failure> {
         let _nobody_waits = stdout.write_all(&[READY]).and_then(|()| stdout.flush());
         detach(log);
     };
-    serve_as(request, ready, detach)
+    serve_as(request, Place::Background, ready, detach)
 }
 
 /// Serves a mount until it is unmounted or a signal comes.
@@ -50,23 +50,34 @@ pub(crate) fn serve_in_foreground(request: &Request) -> Result<(), Failure> {
         note(format_args!("{}: mounted; Ctrl-C unmounts", shown(&target)));
         notify::ready(&format!("mounted at {}", shown(&target)));
     };
-    serve_as(request, ready, |_| {})
+    serve_as(request, Place::Foreground, ready, |_| {})
+}
+
+/// Where the process that was asked to serve is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// A daemon.
+    Background,
+    /// Somebody waits for its end.
+    Foreground,
 }
 
 /// Serves, or starts servers. `ready` is called once the mount can be used, with the path of the file that the daemon's
 /// words may go to, by the process that was asked to serve; `served` by a server that it has started.
 fn serve_as(
     request: &Request,
+    place: Place,
     ready: impl FnOnce(Option<&Path>),
     served: impl FnOnce(Option<&Path>),
 ) -> Result<(), Failure> {
     let role = Role::of_this_process()?;
+    let wanted = Wanted::of(&request.parsed.options, place == Place::Background);
     // What is started later has inherited where words go to.
     let is_first = matches!(role, Role::First(_));
     match role.holder().cloned() {
-        None if request.parsed.options.takeover == Some(Switch::On) => holder::hold(ready),
-        None => serve(request, role, ready),
-        Some(holder) => serve(request, role, move |log| {
+        None if wanted != Wanted::No => holder::hold(place, ready),
+        None => serve(request, role, wanted, ready),
+        Some(holder) => serve(request, role, wanted, move |log| {
             let path = log.map_or(&b""[..], |log| log.as_os_str().as_bytes());
             if let Err(error) = holder.ready(path) {
                 inherit::unavailable(&error);
@@ -78,14 +89,19 @@ fn serve_as(
     }
 }
 
-fn serve(request: &Request, role: Role, ready: impl FnOnce(Option<&Path>)) -> Result<(), Failure> {
+fn serve(
+    request: &Request,
+    role: Role,
+    wanted: Wanted,
+    ready: impl FnOnce(Option<&Path>),
+) -> Result<(), Failure> {
     acetate_sys::process::clear_umask();
     if let Err(errno) = acetate_sys::process::raise_nofile_limit() {
         warn(format_args!("limit of open files: {}", cause(errno)));
     }
     let (started, opened, locks) = match role {
         Role::Next(holder, inherited) => take_over(request, &holder, *inherited)?,
-        Role::First(holder) => mount(request, Some(&holder))?,
+        Role::First(holder) => mount(request, Some((&holder, wanted)))?,
         Role::Only => mount(request, None)?,
     };
     let mounted = Mounted { device: started.device, point: started.target.clone(), keep: false };
@@ -122,7 +138,7 @@ fn is_read_only(request: &Request, opened: &Opened) -> bool {
 }
 
 /// Checks, opens and mounts. From then on whoever fails has to take the mount back.
-fn mount(request: &Request, holder: Option<&Holder>) -> Result<(Started, Opened, Locks), Failure> {
+fn mount(request: &Request, holder: Option<(&Holder, Wanted)>) -> Result<(Started, Opened, Locks), Failure> {
     let Plan { target, opened, locks, layers } = prepare(request)?;
     let options = &request.parsed.options;
     let read_only = is_read_only(request, &opened);
@@ -143,13 +159,15 @@ fn mount(request: &Request, holder: Option<&Holder>) -> Result<(Started, Opened,
         .with_polling(polling(options));
     let device = device_at(&target.path);
     device.inspect(|device| read_far_ahead(*device));
-    record.holder =
-        holder.and(rustix::process::getppid()).map(|pid| pid.as_raw_nonzero().get().cast_unsigned());
-    let ledger = holder.and_then(|holder| {
-        inherit::leave(holder, &connection, &target.path, &opened, (&locks, &layers), &record)
+    let parent = rustix::process::getppid().map(|pid| pid.as_raw_nonzero().get().cast_unsigned());
+    record.holder = parent.filter(|_| holder.is_some());
+    let ledger = holder.and_then(|(holder, wanted)| {
+        inherit::leave(holder, &connection, &target.path, &opened, (&locks, &layers), &record, wanted)
     });
+    let holder = holder.filter(|_| ledger.is_some()).map(|(holder, _)| holder.clone());
     let known = ledger.map_or(Known::Nothing, |ledger| Known::Recorded(Box::new(ledger)));
-    Ok((Started { connection, config, record, target: target.path, device, known }, opened, locks))
+    let target = target.path;
+    Ok((Started { connection, config, record, target, device, known, holder }, opened, locks))
 }
 
 /// Takes the place of a server that has ended.
@@ -165,7 +183,8 @@ fn take_over(
     let config = config(&opened, is_read_only(request, &opened))?;
     let connection = Connection::from_device(connection).with_polling(polling(&request.parsed.options));
     let known = Known::before(holder, memory, files);
-    Ok((Started { connection, config, record, target, device, known }, opened, locks))
+    let holder = Some(holder.clone());
+    Ok((Started { connection, config, record, target, device, known, holder }, opened, locks))
 }
 
 /// A mount that waits for its layers.
@@ -177,6 +196,8 @@ struct Started {
     /// Of the mount.
     device: Option<(u32, u32)>,
     known: Known,
+    /// Who starts the next server, if one can take over.
+    holder: Option<Holder>,
 }
 
 impl Started {
@@ -186,7 +207,7 @@ impl Started {
         stack: Stack<L>,
         ready: impl FnOnce(Option<&Path>),
     ) -> Result<Result<Ended, ServeError>, Failure> {
-        let Started { connection, config, mut record, target, device, known } = self;
+        let Started { connection, config, mut record, target, device, known, holder } = self;
         let overlay = Overlay::new(stack, config, Box::new(connection.notifier()))
             .map_err(|error| {
                 Failure::errno(format_args!("put the layers together: {error}"), error.errno())
@@ -197,17 +218,27 @@ impl Started {
         let left = privileges::shed();
         record.capabilities = left.capabilities;
         record.no_new_privs = left.no_new_privs;
-        signals::listen(target, device)?;
+        signals::listen(target, device, holder.is_some())?;
         record.pid = std::process::id();
         record.version = env!("CARGO_PKG_VERSION").into();
         let kept = device.and_then(|device| keep_record(device, &record));
         let kept_record = kept.as_ref();
+        if let (Some(holder), Some(kept)) = (&holder, kept_record) {
+            // Whoever waits for the end of the mount waits for the holder, too. It is not waited for then.
+            let _ended_sooner = holder.keep(Key::RecordFile, b"", Some(kept.descriptor()));
+        }
         let result = serve_connection(connection, &overlay, kept_record, |in_force| {
             record.kernel = Some(in_force.into());
+            let goes_on = overlay.ledger().is_some_and(|ledger| !ledger.is_given_up());
+            record.holder = record.holder.filter(|_| goes_on);
             // It is not shown then.
             let _shown_less = kept_record.map(|kept| kept.update(&record));
             ready(kept_record.map(record::Kept::log).as_deref());
         });
+        if let (Some(holder), Ok(Ended::Unmounted | Ended::Aborted)) = (&holder, &result) {
+            // It ends soon after this server in any case.
+            let _a_moment_later = holder.over();
+        }
         // The next mount sweeps what stays.
         let _swept_later = overlay.clear_staging();
         drop(overlay);

@@ -8,9 +8,12 @@ use rustix::io::Errno;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 /// The signals that end a mount.
 const ENDING: [i32; 3] = [SIGTERM, SIGINT, SIGHUP];
+/// Signals to a server that has a holder are one if they come within this time.
+const TOGETHER: Duration = Duration::from_secs(1);
 
 /// Keeps the signals back until [`listen`]: one that ended the process between mounting and that would leave a mount
 /// that nobody serves.
@@ -24,11 +27,12 @@ pub(super) fn hold() -> Result<(), Failure> {
 }
 
 /// Starts to listen: the first signal unmounts. If the mount is in use it leaves the tree and is served until its last
-/// user has gone; another signal ends it at once. `device` is what the mount is known by.
+/// user has gone; another signal ends it at once. `device` is what the mount is known by. `held`: what is sent to all
+/// processes of the mount comes twice, once from the holder, and is one signal.
 ///
 /// # Errors
 /// If handlers cannot be set.
-pub(super) fn listen(point: PathBuf, device: Option<(u32, u32)>) -> Result<(), Failure> {
+pub(super) fn listen(point: PathBuf, device: Option<(u32, u32)>, held: bool) -> Result<(), Failure> {
     let failed = |error: std::io::Error| Failure::io("listen for signals", &error);
     let mut signals = Signals::new(ENDING).map_err(failed)?;
     // Held back until now, if not by us then by whoever started this.
@@ -36,12 +40,13 @@ pub(super) fn listen(point: PathBuf, device: Option<(u32, u32)>) -> Result<(), F
         .and_then(|set| set.unblock())
         .map_err(|errno| Failure::errno("listen for signals", errno))?;
     let watch = move || {
-        let mut asked = false;
+        let mut asked: Option<Instant> = None;
         for signal in signals.forever() {
-            if asked {
-                std::process::exit(128 + signal);
+            match asked {
+                Some(first) if held && first.elapsed() < TOGETHER => continue,
+                Some(_) => std::process::exit(128 + signal),
+                None => asked = Some(Instant::now()),
             }
-            asked = true;
             // It may have been detached, and somebody else may have mounted something there since.
             if device_at(&point) == device {
                 end(&point);

@@ -241,6 +241,8 @@ fn by_daemon(
     for (flag, dir) in [("--lower", point), ("--upper", upper), ("--work", work)] {
         arguments.extend([flag.into(), dir.into()]);
     }
+    // It ends with the command that is tried.
+    arguments.extend(["-o".into(), "takeover=off".into()]);
     if open.userxattr() {
         arguments.extend(["-o".into(), "userxattr".into()]);
     }

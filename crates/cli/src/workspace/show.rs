@@ -72,6 +72,8 @@ fn mount(plan: &Plan, name: &str, point: &Path) -> Result<(), Failure> {
     if let Some((upper, work)) = upper {
         arguments.extend(["--upper".into(), upper.into(), "--work".into(), work.into()]);
     }
+    // The workspace is shown again by whoever needs it.
+    arguments.extend(["-o".into(), "takeover=off".into()]);
     if plan.userxattr {
         arguments.extend(["-o".into(), "userxattr".into()]);
     }

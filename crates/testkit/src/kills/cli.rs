@@ -4,6 +4,7 @@ use clap::ValueEnum;
 
 use super::Plan;
 use crate::scratch::FsKind;
+use crate::userns;
 
 /// A filesystem for layers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -38,6 +39,9 @@ pub struct Args {
     /// Only kills, of mounts that outlive their servers (takeover=on): whoever uses them must not notice
     #[arg(long, conflicts_with = "failures")]
     pub kept: bool,
+    /// Do it in a user namespace, as a container's root or an ordinary user would; needs unshare and setpriv
+    #[arg(long)]
+    pub user_namespace: bool,
     /// Only failures
     #[arg(long)]
     pub failures: bool,
@@ -69,6 +73,10 @@ pub fn kept(options: &str) -> String {
 /// # Errors
 /// If it cannot be run.
 pub fn run(args: &Args) -> anyhow::Result<bool> {
+    if args.user_namespace {
+        let rest = std::env::args().skip(1).filter(|word| word != "--user-namespace");
+        return Ok(userns::run(&std::env::current_exe()?, &rest.collect::<Vec<_>>(), &[])?.success());
+    }
     let given = args.options.iter().map(String::as_str);
     let sets: Vec<&str> = if args.options.is_empty() { OPTIONS.to_vec() } else { given.collect() };
     let mut good = true;

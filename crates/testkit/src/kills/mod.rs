@@ -195,7 +195,7 @@ impl Place {
         server.unmount()?;
         let new = stage.look(&self.driver(), &self.plain_options())?;
         new.loose().expect(&live.loose(), "after a remount")?;
-        stage.expect_nothing_left(&self.bin)?;
+        stage.expect_nothing_left(&self.bin, &self.options)?;
         ensure!(!seen.calls.is_empty(), "{}: no call was seen", operation.name);
         Ok(Some(Case { operation: *operation, old, new, seen }))
     }
@@ -269,7 +269,7 @@ impl Place {
         }
         case.expect_new(&view(&merged)?, "done again, the new tree")?;
         server.unmount()?;
-        stage.expect_nothing_left(&self.bin)?;
+        stage.expect_nothing_left(&self.bin, &self.options)?;
         let seen = stage.look(&Driver::Kernel, &self.plain_options())?;
         case.expect_new(&seen, "done again, the kernel's mount of the new tree")
     }

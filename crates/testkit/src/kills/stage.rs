@@ -118,7 +118,7 @@ impl Stage {
     }
 
     /// Fails if something is left that no mount shows.
-    pub(super) fn expect_nothing_left(&self, bin: &Path) -> Result<()> {
+    pub(super) fn expect_nothing_left(&self, bin: &Path, options: &str) -> Result<()> {
         let work = self.path("work/work");
         let left: Vec<_> = fs::read_dir(&work)?.map(|entry| entry.map(|entry| entry.file_name())).collect();
         ensure!(left.is_empty(), "left in the work directory: {left:?}");
@@ -131,6 +131,7 @@ impl Stage {
             .arg("--work")
             .arg(self.path("work"))
             .arg("--json")
+            .args(options.split(',').any(|word| word == "userxattr").then_some("--userxattr"))
             .output()?;
         let said = String::from_utf8_lossy(&output.stdout);
         let found: serde_json::Value = serde_json::from_str(&said).context("acetate check")?;
