@@ -60,10 +60,8 @@ features! {
     /// Cached pages go when a file's size or time is another one. Only where layers change behind the mount; there
     /// [`Feature::ExplicitInvalData`] and [`Feature::NoOpenDirSupport`] are not taken.
     AutoInvalData = 12, "auto_inval_data";
-    /// Listings carry attributes.
+    /// Listings carry attributes: those that are wanted (`readers.rs`), not those that `READDIRPLUS_AUTO` asks for.
     ReadDirPlus = 13, "readdirplus";
-    /// But only where attributes are asked for.
-    ReadDirPlusAuto = 14, "readdirplus_auto";
     /// Several direct requests of a file at once.
     AsyncDirectIo = 15, "async_dio";
     /// Lookups and listings of a directory at once.
@@ -265,10 +263,8 @@ mod tests {
         assert_eq!(bytes.len(), 16 + 64);
         let word = |at: usize| u32::from_ne_bytes(bytes[at..at + 4].try_into().unwrap());
         // The numbers of linux/fuse.h.
-        let expected_low: u32 = [0, 3, 5, 6, 13, 14, 15, 18, 20, 21, 22, 23, 24, 25, 28, 29, 30]
-            .iter()
-            .map(|bit| 1u32 << bit)
-            .sum();
+        let expected_low: u32 =
+            [0, 3, 5, 6, 13, 15, 18, 20, 21, 22, 23, 24, 25, 28, 29, 30].iter().map(|bit| 1u32 << bit).sum();
         assert_eq!((word(16), word(20), word(24)), (MAJOR, MINOR, 1 << 20));
         assert_eq!(word(28), expected_low);
         assert_eq!((word(36), word(40)), (1 << 20, 1));

@@ -14,6 +14,7 @@ mod init;
 mod mount;
 mod notify;
 mod pool;
+mod readers;
 mod session;
 mod stats;
 mod trace;

@@ -8,6 +8,7 @@ use crate::init::{self, Changes, Feature, InForce, negotiate, put_init_out, put_
 use crate::mount::{MountError, MountSpec, mount};
 use crate::notify::{notifier, resend};
 use crate::pool::{Polling, Pool, Turn, Work};
+use crate::readers::Readers;
 use crate::stats::Stats;
 use crate::trace::Trace;
 use crate::waiting::Waiting;
@@ -218,6 +219,7 @@ impl Connection {
         let server = Server {
             overlay,
             files,
+            readers: Readers::new(),
             device,
             pool,
             flights,
@@ -323,6 +325,7 @@ fn offer(bytes: &[u8]) -> Result<(u64, crate::wire::input::InitIn), Failure> {
 struct Server<'a, L: UpperLayer> {
     overlay: &'a Overlay<L>,
     files: Files<'a>,
+    readers: Readers,
     device: &'a Device,
     pool: &'a Pool,
     flights: &'a Flights,
@@ -430,7 +433,7 @@ impl<L: UpperLayer> Server<'_, L> {
         if call.may_take_long() {
             self.pool.let_another_read();
         }
-        dispatch(self.overlay, &self.files, &call, reply)
+        dispatch(self.overlay, &self.files, &self.readers, &call, reply)
     }
 
     /// Says which object could not be used because of what is in the layers.

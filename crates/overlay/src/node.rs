@@ -77,6 +77,21 @@ pub(crate) struct Remembered {
     pub changes: u64,
     /// The listing that was read last; current if it is as of that many changes.
     pub last: Option<Arc<Listing>>,
+    /// The name that was looked for last and found in no layer, when there were that many changes.
+    missing: Option<Box<(Name, u64)>>,
+}
+
+impl Remembered {
+    /// No layer has had that name when there were so many changes.
+    pub fn note_missing(&mut self, name: &[u8], changes: u64) {
+        *self.missing.get_or_insert_with(|| Box::new((Name::from(&[][..]), 0))).as_mut() =
+            (name.into(), changes);
+    }
+
+    /// Whether it is known that no layer has that name.
+    pub fn is_missing(&self, name: &[u8]) -> bool {
+        self.missing.as_ref().is_some_and(|missing| missing.1 == self.changes && *missing.0 == *name)
+    }
 }
 
 /// What only directories have.

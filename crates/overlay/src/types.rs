@@ -169,6 +169,15 @@ pub struct DirItem<'a> {
     pub next: u64,
 }
 
+/// Which entries of a listing are looked up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LookUp {
+    /// All of them.
+    All,
+    /// Directories, which are likely to be listed next.
+    Directories,
+}
+
 /// What the receiver of a listing answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Room {

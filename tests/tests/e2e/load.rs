@@ -3,6 +3,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use acetate_testkit::load::cli::{OPTIONS, few_descriptors, steady};
+use acetate_testkit::load::memory::{bytes_a_node, coming_and_going};
 use acetate_testkit::load::{Plan, large_directory, leaks, many_mounts, programs, sparse};
 use acetate_testkit::need::{Need, have};
 use anyhow::{Context, Result, ensure};
@@ -57,6 +58,26 @@ fn random_programs_on_many_threads() -> Result<()> {
 fn a_sparse_file_of_twenty_gibibytes() -> Result<()> {
     if have("sparse file", &[Need::Root, Need::Fuse, Need::Loop])? {
         println!("copied up in {} s", sparse(20)?);
+    }
+    Ok(())
+}
+
+/// About 240 bytes; the memory of a process comes in pages, and some of them are not full.
+#[test]
+fn a_known_file_takes_little_memory() -> Result<()> {
+    if can("memory of nodes")? {
+        let bytes = bytes_a_node(60_000)?;
+        println!("{bytes} bytes a node");
+        ensure!(bytes < 300, "{bytes} bytes a node");
+    }
+    Ok(())
+}
+
+#[test]
+fn files_that_come_and_go_take_no_memory() -> Result<()> {
+    if can("coming and going")? {
+        let holds = coming_and_going(40_000)?;
+        ensure!(steady(&holds), "{holds:?}");
     }
     Ok(())
 }

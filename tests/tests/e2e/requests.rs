@@ -116,7 +116,8 @@ fn what_is_known_is_not_asked_for() -> Result<()> {
         Ok(())
     };
     let cold = mount.during(walk)?;
-    assert_eq!(cold.get("ReadDirPlus"), Some(&1), "{cold:?}");
+    // The second one finds that there is no more.
+    assert_eq!(cold.get("ReadDirPlus"), Some(&2), "{cold:?}");
     // The first directory tells the kernel that none needs a request to be opened.
     assert!(cold.get("OpenDir").is_none_or(|count| *count == 1), "{cold:?}");
     // One for the directory, unless it is known already, and one for the name that is missing; the listing brought all
@@ -130,6 +131,49 @@ fn what_is_known_is_not_asked_for() -> Result<()> {
     };
     mount.during(read)?;
     assert_eq!(but_attributes(mount.during(read)?), counts([("Open", 1)]));
+    Ok(())
+}
+
+/// Attributes come with the listings of those who want them: a program that reads names alone gets none after its first
+/// listing, and one that asks for them gets them after the first listing that came without.
+#[test]
+fn listings_bring_attributes_to_those_who_want_them() -> Result<()> {
+    if !have("listings_bring_attributes", &[Need::Root, Need::Fuse])? {
+        return Ok(());
+    }
+    const DIRS: usize = 10;
+    const FILES: usize = 20;
+    let mount = Traced::new("acetate-wanted")?;
+    for tree in ["names", "all"] {
+        for dir in 0..DIRS {
+            let dir = mount.path(format!("lower/{tree}/{dir}"));
+            fs::create_dir_all(&dir)?;
+            (0..FILES).try_for_each(|file| fs::write(dir.join(file.to_string()), "lower"))?;
+        }
+    }
+    // Each thread is a program of its own.
+    let walk = |tree: &str, attributes: bool| -> Result<()> {
+        let (tree, sorted) = (mount.path("merged").join(tree), list);
+        let walked = std::thread::scope(|scope| {
+            let reader = scope.spawn(move || -> Result<()> {
+                for dir in sorted(&tree)? {
+                    for file in sorted(&tree.join(&dir))?.into_iter().filter(|_| attributes) {
+                        fs::symlink_metadata(tree.join(&dir).join(file))?;
+                    }
+                }
+                Ok(())
+            });
+            reader.join()
+        });
+        walked.map_err(|_| anyhow::anyhow!("the reader has panicked"))?
+    };
+    let lookups = |counts: BTreeMap<String, usize>| counts.get("Lookup").copied().unwrap_or(0);
+    assert_eq!(lookups(mount.during(|| walk("names", false))?), 1);
+    assert_eq!(lookups(mount.during(|| walk("all", true))?), 1 + FILES);
+    let file = |dir: usize| mount.path(format!("merged/names/{dir}/7"));
+    let later =
+        mount.during(|| Ok((0..DIRS).try_for_each(|dir| fs::symlink_metadata(file(dir)).map(drop))?))?;
+    assert_eq!(lookups(later), DIRS);
     Ok(())
 }
 

@@ -2,6 +2,7 @@
 
 use super::{Call, Failure};
 use crate::files::Files;
+use crate::readers::Readers;
 use crate::wire::flags::{FOPEN_CACHE_DIR, FOPEN_KEEP_CACHE};
 use crate::wire::input::Request;
 use crate::wire::output::{Listing, Reply};
@@ -15,6 +16,7 @@ const DIR_FLAGS: u32 = FOPEN_CACHE_DIR | FOPEN_KEEP_CACHE;
 pub(super) fn answer<L: UpperLayer>(
     overlay: &Overlay<L>,
     files: &Files<'_>,
+    readers: &Readers,
     call: &Call<'_>,
     reply: &mut Reply,
 ) -> Result<(), Failure> {
@@ -30,7 +32,8 @@ pub(super) fn answer<L: UpperLayer>(
         }
         Request::ReadDirPlus(read) => {
             let limit = read.size as usize;
-            overlay.readdirplus(call.node(), read.offset, &mut |item, entry| {
+            let look_up = readers.list(call.header.thread, call.node(), read.offset);
+            overlay.readdirplus(call.node(), read.offset, look_up, &mut |item, entry| {
                 let entry = entry.map(|entry| (entry, files.valid(entry.node)));
                 room(reply.dirent(limit, &item, entry, Listing::Plus))
             })?;

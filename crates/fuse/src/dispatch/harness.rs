@@ -6,6 +6,7 @@ use super::{Answer, Call, dispatch};
 use crate::device::Device;
 use crate::files::Files;
 use crate::init::{Answer as Agreement, Changes, negotiate};
+use crate::readers::Readers;
 use crate::wire::input::{Header, InitIn};
 use crate::wire::output::{HEADER, Reply};
 use acetate_layer::mem::{MemFs, MemLayer, Put};
@@ -41,6 +42,7 @@ pub fn answer_all<'a>(requests: impl Iterator<Item = &'a [u8]>) -> Result<(), St
     let null = rustix::fs::open("/dev/null", rustix::fs::OFlags::RDWR, rustix::fs::Mode::empty()).unwrap();
     let device = Device::new(null);
     let files = Files::new(&device, false);
+    let readers = Readers::new();
     let offer = InitIn { major: 7, minor: 45, max_readahead: 1 << 17, flags: u64::MAX };
     let Agreement::Agreed(in_force) = negotiate(&offer, 1 << 17, 12, Changes::Known) else {
         panic!("no agreement")
@@ -49,8 +51,8 @@ pub fn answer_all<'a>(requests: impl Iterator<Item = &'a [u8]>) -> Result<(), St
     for bytes in requests {
         let Ok((header, body)) = Header::split(bytes) else { continue };
         reply.clear();
-        let answer =
-            Call::new(header, body, &in_force).and_then(|call| dispatch(&overlay, &files, &call, &mut reply));
+        let answer = Call::new(header, body, &in_force)
+            .and_then(|call| dispatch(&overlay, &files, &readers, &call, &mut reply));
         let errno = answer.err().map_or(0, |failure| failure.errno().raw_os_error());
         // fuse_dev_do_write() takes errnos below 512.
         if !(0..512).contains(&errno) {

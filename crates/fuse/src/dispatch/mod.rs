@@ -13,6 +13,7 @@ mod xattr;
 
 use crate::files::Files;
 use crate::init::{Feature, InForce};
+use crate::readers::Readers;
 use crate::wire::flags::fattr;
 use crate::wire::input::{Header, Malformed, Request, decode};
 use crate::wire::op::Op;
@@ -145,6 +146,7 @@ impl<'a> Call<'a> {
 pub(crate) fn dispatch<L: UpperLayer>(
     overlay: &Overlay<L>,
     files: &Files<'_>,
+    readers: &Readers,
     call: &Call<'_>,
     reply: &mut Reply,
 ) -> Result<Answer, Failure> {
@@ -175,7 +177,7 @@ pub(crate) fn dispatch<L: UpperLayer>(
         | Request::Unlink { .. }
         | Request::RmDir { .. }
         | Request::Rename { .. }
-        | Request::Link { .. } => namespace::answer(overlay, files, call, reply)?,
+        | Request::Link { .. } => namespace::answer(overlay, files, readers, call, reply)?,
         Request::Open { .. }
         | Request::Create(_)
         | Request::TmpFile(_)
@@ -191,7 +193,7 @@ pub(crate) fn dispatch<L: UpperLayer>(
         | Request::ReadDir(_)
         | Request::ReadDirPlus(_)
         | Request::ReleaseDir
-        | Request::FsyncDir { .. } => dir::answer(overlay, files, call, reply)?,
+        | Request::FsyncDir { .. } => dir::answer(overlay, files, readers, call, reply)?,
         Request::SetXattr { .. }
         | Request::GetXattr { .. }
         | Request::ListXattr { .. }

@@ -2,6 +2,7 @@
 
 use super::{Call, Failure};
 use crate::files::Files;
+use crate::readers::Readers;
 use crate::wire::input::Request;
 use crate::wire::output::{Reply, Valid, decode_rdev, kind_of};
 use acetate_layer::UpperLayer;
@@ -11,13 +12,17 @@ use rustix::fs::RenameFlags;
 pub(super) fn answer<L: UpperLayer>(
     overlay: &Overlay<L>,
     files: &Files<'_>,
+    readers: &Readers,
     call: &Call<'_>,
     reply: &mut Reply,
 ) -> Result<(), Failure> {
     let node = call.node();
     match call.request {
         Request::Lookup { name } => match overlay.lookup(node, name)? {
-            Some(entry) => reply.entry_out(&entry, files.valid(entry.node)),
+            Some(entry) => {
+                readers.look_up(node, entry.attr.kind);
+                reply.entry_out(&entry, files.valid(entry.node));
+            }
             None => reply.no_entry_out(),
         },
         Request::ReadLink => {

@@ -82,6 +82,10 @@ impl<L: UpperLayer> Overlay<L> {
                 self.resolve(dir, &state, name, layer)?
             };
             let Some(found) = found else {
+                // Who looks for a name that is not there is often about to make it.
+                if !self.config.lower_changes {
+                    part.listing.lock().note_missing(name, changes);
+                }
                 return Ok(None);
             };
             let mut stat = found.stat.clone();
@@ -97,6 +101,9 @@ impl<L: UpperLayer> Overlay<L> {
     pub(crate) fn child(&self, dir: &Arc<Node<L>>, name: &[u8]) -> Result<Option<Arc<Node<L>>>> {
         if let Some(node) = dir.child(name) {
             return Ok(Some(node));
+        }
+        if dir.as_dir()?.listing.lock().is_missing(name) {
+            return Ok(None);
         }
         Ok(self.child_with_attr(dir, name, None)?.map(|(node, _)| node))
     }

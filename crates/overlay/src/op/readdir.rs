@@ -3,7 +3,7 @@
 use crate::error::{OpError, Result};
 use crate::listing::{ListEntry, Listing};
 use crate::node::Node;
-use crate::{Attr, Changed, DirItem, Entry, Index, NodeId, Overlay, Room};
+use crate::{Attr, Changed, DirItem, Entry, Index, LookUp, NodeId, Overlay, Room};
 use acetate_layer::mark::Mark;
 use acetate_layer::{Kind, UpperLayer};
 use std::sync::Arc;
@@ -24,10 +24,10 @@ impl<L: UpperLayer> Overlay<L> {
         offset: u64,
         sink: &mut dyn FnMut(DirItem<'_>) -> Room,
     ) -> Result<()> {
-        self.list_from(node, offset, &mut |item, _| sink(item), Plus::No)
+        self.list_from(node, offset, &mut |item, _| sink(item), None)
     }
 
-    /// As [`Overlay::readdir`], and looks each entry up. An entry counts as a lookup if `sink` takes it. There is no
+    /// As [`Overlay::readdir`], and looks entries up. An entry counts as a lookup if `sink` takes it. There is no
     /// entry for `.` and `..`, and for names that cannot be looked up.
     ///
     /// # Errors
@@ -36,9 +36,10 @@ impl<L: UpperLayer> Overlay<L> {
         &self,
         node: NodeId,
         offset: u64,
+        look_up: LookUp,
         sink: &mut dyn FnMut(DirItem<'_>, Option<&Entry>) -> Room,
     ) -> Result<()> {
-        self.list_from(node, offset, sink, Plus::Yes)
+        self.list_from(node, offset, sink, Some(look_up))
     }
 
     fn list_from(
@@ -46,7 +47,7 @@ impl<L: UpperLayer> Overlay<L> {
         node: NodeId,
         offset: u64,
         sink: &mut dyn FnMut(DirItem<'_>, Option<&Entry>) -> Room,
-        plus: Plus,
+        look_up: Option<LookUp>,
     ) -> Result<()> {
         let node = self.dir(node)?;
         let Some(listing) = self.listing_at(&node, offset)? else {
@@ -70,7 +71,7 @@ impl<L: UpperLayer> Overlay<L> {
                 continue;
             }
             let next = entry.position + FIRST_ENTRY + 1;
-            if self.emit(&node, &listing, &entry, next, sink, plus)? == Room::Full {
+            if self.emit(&node, &listing, &entry, next, sink, look_up)? == Room::Full {
                 return Ok(());
             }
         }
@@ -84,24 +85,24 @@ impl<L: UpperLayer> Overlay<L> {
         entry: &ListEntry<'_>,
         next: u64,
         sink: &mut dyn FnMut(DirItem<'_>, Option<&Entry>) -> Room,
-        plus: Plus,
+        look_up: Option<LookUp>,
     ) -> Result<Room> {
         let mut item = DirItem { name: entry.name, ino: entry.ino, kind: entry.kind, next };
         let number_unknown = listing.impure && entry.lower.is_none();
-        if plus == Plus::No && !number_unknown && entry.kind != Kind::Dir {
+        let plus = match look_up {
+            Some(LookUp::All) => true,
+            Some(LookUp::Directories) => entry.kind == Kind::Dir,
+            None => false,
+        };
+        // The number of a directory is that of its topmost lower part.
+        if !plus && !number_unknown && (entry.kind != Kind::Dir || entry.lower.is_some()) {
             return Ok(sink(item, None));
-        }
-        if plus == Plus::No && !number_unknown {
-            // The number of a directory is that of its topmost lower part.
-            if entry.lower.is_some() {
-                return Ok(sink(item, None));
-            }
         }
         let _names = dir.as_dir()?.ns.read();
         match self.listed_child(dir, listing, entry) {
             Ok(Some((node, attr))) => {
                 item.ino = attr.ino;
-                if plus == Plus::No {
+                if !plus {
                     return Ok(sink(item, None));
                 }
                 self.nodes.refer(&node);
@@ -183,12 +184,6 @@ impl<L: UpperLayer> Overlay<L> {
         }
         Ok(())
     }
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Plus {
-    Yes,
-    No,
 }
 
 /// Lists `.` and `..`.

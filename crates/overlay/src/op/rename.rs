@@ -335,7 +335,9 @@ impl<L: UpperLayer> Overlay<L> {
         const STEP: &str = "rename in upper";
         let upper = self.upper()?;
         let (from, to) = (real_dir(old.dir)?, real_dir(new.dir)?);
-        let over_whiteout = self.upper_slot(&to, new.name)? == Slot::Whiteout;
+        // A file takes the place of a whiteout as it does that of nothing.
+        let over_whiteout =
+            (covered || kind == Kind::Dir) && self.upper_slot(&to, new.name)? == Slot::Whiteout;
         if covered {
             self.admit_whiteouts(upper, &from)?;
         }

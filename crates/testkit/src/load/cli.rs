@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 
+use super::memory::{bytes_a_node, coming_and_going};
 use super::{Plan, large_directory, leaks, many_mounts, programs, sparse};
 
 /// Load servers with much of everything, and show what they hold on to
@@ -14,6 +15,9 @@ pub struct Args {
     /// Files in one directory
     #[arg(long, value_name = "N", default_value_t = 1_000_000)]
     pub files: usize,
+    /// Files that are created and removed
+    #[arg(long, value_name = "N", default_value_t = 1_000_000)]
+    pub passing: usize,
     /// Mounts at once
     #[arg(long, value_name = "N", default_value_t = 100)]
     pub mounts: usize,
@@ -59,11 +63,14 @@ pub fn run(args: &Args) -> Result<bool> {
     let large = large_directory(args.files)?;
     println!("a directory of {} files: {large:?}", args.files);
     println!("{} mounts at once: {} KiB each", args.mounts, many_mounts(args.mounts)?);
+    println!("{} bytes for each of 100000 files", bytes_a_node(100_000)?);
+    let passing = coming_and_going(args.passing)?;
+    println!("{} files created and removed: {passing:?}", args.passing);
     let holds = leaks(args.rounds)?;
     for (round, holds) in holds.iter().enumerate() {
         println!("round {round}: {holds:?}");
     }
-    Ok(random && steady(&holds))
+    Ok(random && steady(&holds) && steady(&passing))
 }
 
 /// `false` if a server holds on to descriptors.

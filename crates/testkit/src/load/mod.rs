@@ -1,6 +1,7 @@
 //! Much of everything: a large directory, many mounts, many threads; and what a server holds on to when it is over.
 
 pub mod cli;
+pub mod memory;
 mod programs;
 
 pub use programs::{Done, Plan, programs};
