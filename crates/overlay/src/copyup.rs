@@ -519,15 +519,15 @@ impl<L: UpperLayer> Overlay<L> {
             state.ino = self.inodes.upper(made.ino);
         }
         if kind != Kind::Dir {
-            state.metacopy = data == Data::Below;
-            if !state.metacopy {
+            state.set_metacopy(data == Data::Below);
+            if !state.metacopy() {
                 state.leave_lowers();
             }
         }
-        state.has_origin = origin != Kept::Nothing;
-        state.set_in_upper(|_| true);
-        state.prot = prot;
         state.set_upper(real);
+        state.set_origin(origin != Kept::Nothing);
+        state.set_in_upper(|_| true);
+        state.set_prot(prot);
         node.in_upper.store(true, Ordering::Release);
         node.data_in_upper.store(data != Data::Below, Ordering::Release);
         Ok(())
@@ -550,15 +550,16 @@ impl<L: UpperLayer> Overlay<L> {
             Copy::Unnamed(file) => upper.link(At::Open(&file), upper.work(), name).step(STEP)?,
             Copy::Named(staged) => staged.publish_new(upper.work(), name).step(STEP)?,
         }
-        state.metacopy = data == Data::Below;
-        if !state.metacopy {
+        state.set_metacopy(data == Data::Below);
+        if !state.metacopy() {
             state.leave_lowers();
         }
-        state.has_origin = true;
-        state.prot = prot;
+        state.set_prot(prot);
         state.set_index(Some(name.into()));
         state.set_links(Some(links));
         state.set_upper(Real::Named(upper.work().clone(), name.into()));
+        state.set_origin(true);
+        state.set_in_index_only();
         node.in_upper.store(true, Ordering::Release);
         node.data_in_upper.store(data != Data::Below, Ordering::Release);
         Ok(())

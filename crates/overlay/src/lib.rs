@@ -177,7 +177,7 @@ impl<L: UpperLayer> Overlay<L> {
         }
         state.set_lowers(lowers);
         if let (Some(layer), Some(at)) = (&self.upper, state.upper_at()) {
-            state.prot = self.read_protection(layer, at, None)?;
+            state.set_prot(self.read_protection(layer, at, None)?);
         }
         Ok(Arc::new(Node::new(NodeId::ROOT, Kind::Dir, state)))
     }

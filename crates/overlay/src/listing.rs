@@ -171,7 +171,7 @@ impl<L: UpperLayer> Overlay<L> {
             let state = node.state.read();
             Arc::new(self.read_listing(node, &state, changes, previous.as_deref())?)
         };
-        if let Some(record) = node.record.get() {
+        if let Some(record) = node.record() {
             record.set_listing(listing.end, digest(&listing));
         }
         part.listing.lock().last = Some(listing.clone());
@@ -216,7 +216,7 @@ impl<L: UpperLayer> Overlay<L> {
         let mut listing = Listing { entries, positions, impure, merged, as_of, end, base };
         // Readers may go on in a listing that an earlier server has read.
         if previous.is_none()
-            && let Some((old_end, old)) = node.record.get().map(|record| record.listing())
+            && let Some((old_end, old)) = node.record().map(|record| record.listing())
             && old != 0
             && old != digest(&listing)
         {

@@ -37,7 +37,7 @@ impl<L: UpperLayer> Overlay<L> {
     /// `ENOENT` or `ELOOP` if no data-only layer has it; [`OpError::Layer`].
     pub(crate) fn data_part(&self, node: &Node<L>) -> Result<Option<Lower<L>>> {
         let state = node.state.read();
-        if state.has_upper() && !state.metacopy {
+        if state.has_upper() && !state.metacopy() {
             return Ok(None);
         }
         let Some(path) = state.data_path().map(<[_]>::to_vec) else {
@@ -170,7 +170,7 @@ impl<L: UpperLayer> Overlay<L> {
             .remove_xattr(copy, self.config.dialect.name(Mark::Metacopy))
             .step("remove the metacopy mark")?;
         let mut state = node.state.write();
-        state.metacopy = false;
+        state.set_metacopy(false);
         state.leave_lowers();
         node.data_in_upper.store(true, Ordering::Release);
         drop(state);

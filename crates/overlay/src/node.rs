@@ -130,26 +130,33 @@ pub(crate) struct Node<L: UpperLayer> {
     pub verified: AtomicBool,
     /// References that the kernel holds; for the table of nodes alone.
     pub lookups: AtomicU64,
-    /// What the next server will be told of it.
-    pub record: OnceBox<Record>,
-    dir: Option<Box<DirPart<L>>>,
+    apart: OnceBox<Apart<L>>,
+}
+
+/// What only some nodes have: directories, and all where there is to be another server.
+struct Apart<L: UpperLayer> {
+    dir: Option<DirPart<L>>,
+    record: OnceBox<Record>,
 }
 
 impl<L: UpperLayer> Node<L> {
     /// A node of that type.
     pub fn new(id: NodeId, kind: Kind, state: State<L>) -> Node<L> {
-        let dir = (kind == Kind::Dir).then(|| {
-            Box::new(DirPart {
+        let apart = OnceBox::new();
+        if kind == Kind::Dir {
+            let dir = DirPart {
                 ns: RwLock::new(()),
                 children: Mutex::new(Children::new()),
                 reading: Mutex::new(()),
                 listing: Mutex::new(Remembered::default()),
                 default_acl: Mutex::new(None),
                 impure: AtomicBool::new(false),
-            })
-        });
+            };
+            // It was empty.
+            let _set = apart.set(Box::new(Apart { dir: Some(dir), record: OnceBox::new() }));
+        }
         let in_upper = AtomicBool::new(state.has_upper());
-        let data_in_upper = AtomicBool::new(state.has_upper() && !state.metacopy);
+        let data_in_upper = AtomicBool::new(state.has_upper() && !state.metacopy());
         let lost_capabilities = AtomicBool::new(false);
         Node {
             id,
@@ -161,14 +168,29 @@ impl<L: UpperLayer> Node<L> {
             lost_capabilities,
             verified: AtomicBool::new(false),
             lookups: AtomicU64::new(0),
-            record: OnceBox::new(),
-            dir,
+            apart,
         }
     }
 
     /// What only directories have; an error for anything else.
     pub fn as_dir(&self) -> crate::Result<&DirPart<L>> {
-        self.dir.as_deref().ok_or(crate::OpError::NotDir)
+        self.dir().ok_or(crate::OpError::NotDir)
+    }
+
+    fn dir(&self) -> Option<&DirPart<L>> {
+        self.apart.get()?.dir.as_ref()
+    }
+
+    /// What the next server will be told of it.
+    pub fn record(&self) -> Option<&Record> {
+        self.apart.get()?.record.get()
+    }
+
+    /// Sets [`record`](Self::record), once, before others know the node.
+    pub fn set_record(&self, record: Box<Record>) {
+        let apart = self.apart.get_or_init(|| Box::new(Apart { dir: None, record: OnceBox::new() }));
+        // There is none yet.
+        let _first = apart.record.set(record);
     }
 
     /// Whether it is in upper.
@@ -183,7 +205,7 @@ impl<L: UpperLayer> Node<L> {
 
     /// The live node of a name.
     pub fn child(&self, name: &[u8]) -> Option<Arc<Node<L>>> {
-        let known = self.dir.as_ref()?.children.lock().with(NameHash::of(name));
+        let known = self.dir()?.children.lock().with(NameHash::of(name));
         known.iter().find(|child| child.is_at(self, name)).cloned()
     }
 
@@ -225,21 +247,21 @@ impl<L: UpperLayer> Node<L> {
 
     /// Records the node of a name, which is among its places.
     pub fn set_child(&self, name: &[u8], child: &Arc<Node<L>>) {
-        if let Some(dir) = &self.dir {
+        if let Some(dir) = self.dir() {
             dir.children.lock().insert(NameHash::of(name), child);
         }
     }
 
     /// Forgets that a node has a name.
     pub fn remove_child(&self, name: &[u8], child: &Node<L>) {
-        if let Some(dir) = &self.dir {
+        if let Some(dir) = self.dir() {
             dir.children.lock().remove(NameHash::of(name), child);
         }
     }
 
     /// Forgets the remembered listing: an entry was added or removed, or moved to upper.
     pub fn forget_listing(&self) {
-        if let Some(dir) = &self.dir {
+        if let Some(dir) = self.dir() {
             dir.listing.lock().changes += 1;
         }
     }
@@ -254,6 +276,6 @@ mod tests {
     #[test]
     fn nodes_are_small() {
         // With the two counts of an `Arc`.
-        assert_eq!(size_of::<Node<DirLayer>>() + 16, 136);
+        assert_eq!(size_of::<Node<DirLayer>>() + 16, 120);
     }
 }

@@ -26,7 +26,7 @@ pub(crate) enum Change {
 
 /// Refuses changes that the flags forbid.
 pub(crate) fn check<L: UpperLayer>(node: &Node<L>, change: Change) -> Result<()> {
-    let prot = node.state.read().prot;
+    let prot = node.state.read().prot();
     let allowed_if_append_only = matches!(change, Change::Append | Change::AddEntry);
     if prot.immutable || prot.append_only && !allowed_if_append_only {
         return Err(OpError::NotPermitted);

@@ -74,7 +74,7 @@ impl<L: UpperLayer> Overlay<L> {
             return Ok(false);
         }
         if node.kind != Kind::Dir {
-            if !state.has_upper() || state.metacopy {
+            if !state.has_upper() || state.metacopy() {
                 state.set_lowers(found.lowers);
                 state.set_data_path(found.data_path);
             }

@@ -64,7 +64,9 @@ pub(crate) struct Links {
 struct Home {
     /// [`UPPER`] or the index of the lower layer.
     layer: u32,
-    xattr_whiteouts: bool,
+    /// Of a lower directory that empty files in it may be whiteouts; of an upper object that its number is that of the lower
+    /// object it was copied from.
+    flag: bool,
 }
 
 const UPPER: u32 = u32::MAX;
@@ -73,21 +75,24 @@ const UPPER: u32 = u32::MAX;
 enum Object<L: UpperLayer> {
     Dir {
         layer: u32,
-        xattr_whiteouts: bool,
+        flag: bool,
         dir: L::Dir,
     },
     /// By the name of the state.
     Here {
         layer: u32,
+        flag: bool,
         dir: L::Dir,
     },
     /// By another name.
     Named {
         layer: u32,
+        flag: bool,
         named: Box<(L::Dir, Name)>,
     },
     Held {
         layer: u32,
+        flag: bool,
         file: Arc<L::File>,
     },
 }
@@ -95,18 +100,18 @@ enum Object<L: UpperLayer> {
 impl<L: UpperLayer> Object<L> {
     /// Of a state with that name.
     fn new(real: Real<L>, home: Home, name: &[u8]) -> Object<L> {
-        let Home { layer, xattr_whiteouts } = home;
+        let Home { layer, flag } = home;
         match real {
-            Real::Dir(dir) => Object::Dir { layer, xattr_whiteouts, dir },
-            Real::Named(dir, own) if *own == *name => Object::Here { layer, dir },
-            Real::Named(dir, own) => Object::Named { layer, named: Box::new((dir, own)) },
-            Real::Held(file) => Object::Held { layer, file },
+            Real::Dir(dir) => Object::Dir { layer, flag, dir },
+            Real::Named(dir, own) if *own == *name => Object::Here { layer, flag, dir },
+            Real::Named(dir, own) => Object::Named { layer, flag, named: Box::new((dir, own)) },
+            Real::Held(file) => Object::Held { layer, flag, file },
         }
     }
 
     /// The upper part of a state with that name.
-    fn upper(real: Real<L>, name: &[u8]) -> Object<L> {
-        Object::new(real, Home { layer: UPPER, xattr_whiteouts: false }, name)
+    fn upper(real: Real<L>, has_origin: bool, name: &[u8]) -> Object<L> {
+        Object::new(real, Home { layer: UPPER, flag: has_origin }, name)
     }
 
     /// A lower part of a state with that name.
@@ -114,17 +119,15 @@ impl<L: UpperLayer> Object<L> {
         let Lower { layer, real, xattr_whiteouts } = lower;
         // There are never more layers than memory could hold.
         let layer = u32::try_from(layer).unwrap_or(UPPER);
-        Object::new(real, Home { layer, xattr_whiteouts }, name)
+        Object::new(real, Home { layer, flag: xattr_whiteouts }, name)
     }
 
     fn home(&self) -> Home {
         match self {
-            Object::Dir { layer, xattr_whiteouts, .. } => {
-                Home { layer: *layer, xattr_whiteouts: *xattr_whiteouts }
-            }
-            Object::Here { layer, .. } | Object::Named { layer, .. } | Object::Held { layer, .. } => {
-                Home { layer: *layer, xattr_whiteouts: false }
-            }
+            Object::Dir { layer, flag, .. }
+            | Object::Here { layer, flag, .. }
+            | Object::Named { layer, flag, .. }
+            | Object::Held { layer, flag, .. } => Home { layer: *layer, flag: *flag },
         }
     }
 
@@ -240,12 +243,24 @@ struct Rare<L: UpperLayer> {
     index: Option<Box<[u8]>>,
     links: Option<Links>,
     redirect: Option<Redirect>,
+    home_not_in_upper: bool,
+    metacopy: bool,
+    prot: ProtAttr,
 }
 
 impl<L: UpperLayer> Default for Rare<L> {
     fn default() -> Self {
-        let (places, removed_from) = (Vec::new(), None);
-        Rare { places, removed_from, data_path: None, index: None, links: None, redirect: None }
+        Rare {
+            places: Vec::new(),
+            removed_from: None,
+            data_path: None,
+            index: None,
+            links: None,
+            redirect: None,
+            home_not_in_upper: false,
+            metacopy: false,
+            prot: ProtAttr::default(),
+        }
     }
 }
 
@@ -255,16 +270,8 @@ pub(crate) struct State<L: UpperLayer> {
     name: Name,
     /// The directory in which it has this name, if it still has it: the first one of its places.
     home: Option<Arc<Node<L>>>,
-    /// Upper has the object there.
-    home_in_upper: bool,
     parts: Parts<L>,
     rare: Option<Box<Rare<L>>>,
-    /// The upper part of a regular file holds attributes only: the data is that of its last lower part.
-    pub metacopy: bool,
-    /// An object in upper whose number is that of the lower object it was copied from.
-    pub has_origin: bool,
-    /// Append-only and immutable, real or as marked.
-    pub prot: ProtAttr,
     /// The inode number.
     pub ino: u64,
 }
@@ -272,32 +279,32 @@ pub(crate) struct State<L: UpperLayer> {
 impl<L: UpperLayer> State<L> {
     /// A state without any name or real object.
     pub fn new(ino: u64) -> State<L> {
-        State {
-            name: Name::from(&[][..]),
-            home: None,
-            home_in_upper: false,
-            parts: Parts::Nothing,
-            rare: None,
-            metacopy: false,
-            has_origin: false,
-            prot: ProtAttr::default(),
-            ino,
-        }
+        State { name: Name::from(&[][..]), home: None, parts: Parts::Nothing, rare: None, ino }
     }
 
-    /// A state with one name and without any real object.
+    /// A state with one name and without any real object. Upper has at that name what becomes its upper part, unless it is
+    /// said to be [in the index only](Self::set_in_index_only).
     pub fn at(ino: u64, place: Place<L>) -> State<L> {
-        let Place { parent, name, in_upper } = place;
-        State { name, home: Some(parent), home_in_upper: in_upper, ..State::new(ino) }
+        State { name: place.name, home: Some(place.parent), ..State::new(ino) }
     }
 
     fn rare(&mut self) -> &mut Rare<L> {
         self.rare.get_or_insert_default()
     }
 
+    /// Upper has the object at its home.
+    fn has_home_in_upper(&self) -> bool {
+        self.has_upper() && !self.rare.as_ref().is_some_and(|rare| rare.home_not_in_upper)
+    }
+
+    /// Upper has the object in the index, and not at the only name that is known.
+    pub fn set_in_index_only(&mut self) {
+        self.rare().home_not_in_upper = true;
+    }
+
     /// The names it is known by; none for the root and for what has been removed.
     pub fn places(&self) -> impl DoubleEndedIterator<Item = PlaceRef<'_, L>> {
-        let (name, in_upper) = (&*self.name, self.home_in_upper);
+        let (name, in_upper) = (&*self.name, self.has_home_in_upper());
         let home = self.home.iter().map(move |parent| PlaceRef { parent, name, in_upper });
         home.chain(self.rare.iter().flat_map(|rare| rare.places.iter().map(Place::borrow)))
     }
@@ -315,7 +322,10 @@ impl<L: UpperLayer> State<L> {
     /// Adds a name, as the last one.
     pub fn add_place(&mut self, place: Place<L>) {
         if self.place().is_none() && *place.name == *self.name {
-            (self.home, self.home_in_upper) = (Some(place.parent), place.in_upper);
+            self.home = Some(place.parent);
+            if self.has_home_in_upper() != place.in_upper {
+                self.rare().home_not_in_upper = !place.in_upper;
+            }
         } else {
             self.rare().places.push(place);
         }
@@ -324,7 +334,8 @@ impl<L: UpperLayer> State<L> {
     /// Takes a name away; returns it if it was one of its names.
     pub fn remove_place(&mut self, parent: &Node<L>, name: &[u8]) -> Option<Place<L>> {
         if let Some(home) = self.home.take_if(|home| std::ptr::eq(&**home, parent) && *self.name == *name) {
-            return Some(Place { parent: home, name: self.name.clone(), in_upper: self.home_in_upper });
+            let in_upper = self.has_home_in_upper();
+            return Some(Place { parent: home, name: self.name.clone(), in_upper });
         }
         let places = &mut self.rare.as_mut()?.places;
         let at = places.iter().position(|place| place.is(parent, name))?;
@@ -333,9 +344,12 @@ impl<L: UpperLayer> State<L> {
 
     /// Upper has the object at all names, or at those that say yes.
     pub fn set_in_upper(&mut self, is: impl Fn(&PlaceRef<'_, L>) -> bool) {
-        if let Some(parent) = &self.home {
-            let home = PlaceRef { parent, name: &self.name, in_upper: self.home_in_upper };
-            self.home_in_upper |= is(&home);
+        let in_upper = self.has_home_in_upper();
+        let home = self.home.as_ref().map(|parent| PlaceRef { parent, name: &self.name, in_upper });
+        if home.is_some_and(|home| !in_upper && is(&home))
+            && let Some(rare) = &mut self.rare
+        {
+            rare.home_not_in_upper = false;
         }
         for place in self.rare.iter_mut().flat_map(|rare| &mut rare.places) {
             place.in_upper |= is(&place.borrow());
@@ -375,9 +389,23 @@ impl<L: UpperLayer> State<L> {
         matches!(self.parts.upper(), Some(Object::Here { .. } | Object::Named { .. }))
     }
 
+    /// An object in upper whose number is that of the lower object it was copied from.
+    pub fn has_origin(&self) -> bool {
+        self.parts.upper().is_some_and(|object| object.home().flag)
+    }
+
+    /// Sets [`has_origin`](Self::has_origin) of what has an upper part.
+    pub fn set_origin(&mut self, has_origin: bool) {
+        if let Some(real) = self.upper()
+            && self.has_origin() != has_origin
+        {
+            self.parts.replace(true, [Object::upper(real, has_origin, &self.name)]);
+        }
+    }
+
     /// Sets its upper part.
     pub fn set_upper(&mut self, real: Real<L>) {
-        let object = Object::upper(real, &self.name);
+        let object = Object::upper(real, self.has_origin(), &self.name);
         if self.parts.all().len() > usize::from(self.has_upper()) {
             self.parts.replace(true, [object]);
         } else {
@@ -392,8 +420,8 @@ impl<L: UpperLayer> State<L> {
     }
 
     fn part<'a>(&'a self, object: &'a Object<L>) -> Part<'a, L> {
-        let Home { layer, xattr_whiteouts } = object.home();
-        Part { layer: layer as usize, xattr_whiteouts, object, name: &self.name }
+        let Home { layer, flag } = object.home();
+        Part { layer: layer as usize, xattr_whiteouts: flag, object, name: &self.name }
     }
 
     /// One of its lower parts, counted from the topmost.
@@ -484,6 +512,28 @@ impl<L: UpperLayer> State<L> {
         }
     }
 
+    /// The upper part of a regular file holds attributes only: the data is that of its last lower part.
+    pub fn metacopy(&self) -> bool {
+        self.rare.as_ref().is_some_and(|rare| rare.metacopy)
+    }
+
+    pub fn set_metacopy(&mut self, metacopy: bool) {
+        if metacopy != self.metacopy() {
+            self.rare().metacopy = metacopy;
+        }
+    }
+
+    /// Append-only and immutable, real or as marked.
+    pub fn prot(&self) -> ProtAttr {
+        self.rare.as_ref().map_or(ProtAttr::default(), |rare| rare.prot)
+    }
+
+    pub fn set_prot(&mut self, prot: ProtAttr) {
+        if prot != self.prot() {
+            self.rare().prot = prot;
+        }
+    }
+
     /// The data of a regular file is in upper: nothing of it below counts any more.
     pub fn leave_lowers(&mut self) {
         self.set_lowers(Vec::new());
@@ -530,7 +580,7 @@ impl<L: UpperLayer> State<L> {
 
     /// Whether the data of a regular file lies in another layer than its attributes.
     pub fn data_is_apart(&self) -> bool {
-        self.metacopy || self.data_path().is_some() || !self.has_upper() && self.parts.all().len() > 1
+        self.metacopy() || self.data_path().is_some() || !self.has_upper() && self.parts.all().len() > 1
     }
 
     /// How many real directories a directory merges.

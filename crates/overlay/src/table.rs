@@ -64,7 +64,7 @@ impl<L: UpperLayer> Shard<L> {
         let found = self.0.find_entry(place_of(id.0), |node| node.id == id).ok()?;
         let left = found.get().lookups.load(Ordering::Relaxed).saturating_sub(count);
         found.get().lookups.store(left, Ordering::Relaxed);
-        if let Some(record) = found.get().record.get() {
+        if let Some(record) = found.get().record() {
             record.forget(count);
         }
         if left > 0 {
@@ -128,7 +128,7 @@ impl<L: UpperLayer> NodeTable<L> {
         if node.id == NodeId::ROOT {
             return;
         }
-        if let Some(record) = node.record.get() {
+        if let Some(record) = node.record() {
             record.refer(1);
         }
         self.shards[shard(node.id.0)].lock().refer(node, 1);

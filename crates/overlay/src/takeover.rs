@@ -52,7 +52,7 @@ impl<L: UpperLayer> Overlay<L> {
             && let Some(record) = ledger.node(NodeId::ROOT, Kind::Dir, 0)
         {
             // Nobody has set it before.
-            let _first = root.record.set(record);
+            root.set_record(record);
         }
         self.ledger = Some(ledger);
         self
@@ -71,7 +71,7 @@ impl<L: UpperLayer> Overlay<L> {
         let (intents, handles) = ledger.read_all()?;
         self.ledger = Some(ledger.clone());
         if let (Ok(root), Some(old)) = (self.node(NodeId::ROOT), ledger.lost(NodeId::ROOT)) {
-            let _first = root.record.set(ledger.record_of(&old));
+            root.set_record(ledger.record_of(&old));
             ledger.found(NodeId::ROOT);
         }
         self.decide(intents)?;
@@ -193,12 +193,12 @@ impl<L: UpperLayer> Overlay<L> {
         match lower {
             Some(layer) => state.add_lower(Lower { layer, real, xattr_whiteouts: false }),
             None => {
-                state.prot = self.read_protection(layer, real.at(), None).ok()?;
+                state.set_prot(self.read_protection(layer, real.at(), None).ok()?);
                 state.set_upper(real);
             }
         }
         let node = Arc::new(Node::new(id, old.kind, state));
-        let _first = node.record.set(ledger.record_of(&old));
+        node.set_record(ledger.record_of(&old));
         self.settle(&node);
         Some(node)
     }
@@ -310,7 +310,7 @@ impl<L: UpperLayer> Overlay<L> {
         state.ino = old.ino;
         let node = Arc::new(Node::new(old.id, kind, state));
         node.lost_capabilities.store(old.lost_capabilities(), Ordering::Release);
-        let _first = node.record.set(ledger.record_of(&old));
+        node.set_record(ledger.record_of(&old));
         node
     }
 
@@ -319,7 +319,7 @@ impl<L: UpperLayer> Overlay<L> {
         let ino = state.ino;
         let node = Arc::new(Node::new(self.nodes.fresh_id(self.ledger.as_deref()), kind, state));
         if let Some(record) = self.ledger.as_ref().and_then(|ledger| ledger.node(node.id, kind, ino)) {
-            let _first = node.record.set(record);
+            node.set_record(record);
         }
         node
     }
@@ -337,7 +337,7 @@ impl<L: UpperLayer> Overlay<L> {
     /// Puts a descriptor of a file that is open, and is about to lose its last name, into safe keeping. `held`: its object
     /// in upper.
     pub(crate) fn keep_reachable(&self, node: &Node<L>, held: Option<&Arc<L::File>>) {
-        let (Some(ledger), Some(record)) = (&self.ledger, node.record.get()) else { return };
+        let (Some(ledger), Some(record)) = (&self.ledger, node.record()) else { return };
         if node.kind != Kind::File || !self.handles.has_open(node.id) {
             return;
         }
@@ -388,7 +388,7 @@ const MOST_STEPS: usize = 1 << 16;
 impl<L: UpperLayer> Node<L> {
     /// Records the names that the node has.
     pub(crate) fn record_places(&self, state: &State<L>) {
-        if let Some(record) = self.record.get() {
+        if let Some(record) = self.record() {
             let names = state.places().map(|place| (place.parent.id, place.name, place.in_upper));
             record.set_places(names);
         }

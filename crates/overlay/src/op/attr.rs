@@ -58,7 +58,7 @@ impl<L: UpperLayer> Overlay<L> {
             set.kill_set_ids = Some(self.stat(&node)?.gid);
         }
         let result = self.apply(upper, &node, handle, &set, empties, nothing);
-        if lost_capabilities && let Some(record) = node.record.get() {
+        if lost_capabilities && let Some(record) = node.record() {
             record.set(crate::ledger::flag::LOST_CAPABILITIES, false);
         }
         if copied && result.is_err() {

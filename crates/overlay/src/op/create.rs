@@ -8,6 +8,7 @@ use crate::error::{OpError, Result, Step};
 use crate::handle::{OpenFile, RealFile};
 use crate::ledger::{self, Intent};
 use crate::node::{Node, Real};
+use crate::op::lookup::Slot;
 use crate::protect::{self, Change};
 use crate::state::{Place, State};
 use crate::{Attr, Caller, Entry, HandleId, NodeId, OpenFlags, Overlay};
@@ -174,25 +175,43 @@ impl<L: UpperLayer> Overlay<L> {
             state.upper_dir().cloned().ok_or(OpError::Stale)?
         };
         self.intend(&Intent::at(ledger::Change::Make, dir.id, name, None));
-        let file = match self.make_at(upper, &real_dir, name, what, mode, owner(caller)) {
+        let (file, before) = match self.make_at(upper, &real_dir, name, what, mode, owner(caller)) {
             Err(Errno::EXIST) => {
-                if self.upper_slot(&real_dir, name)? != crate::op::lookup::Slot::Whiteout {
+                if self.upper_slot(&real_dir, name)? != Slot::Whiteout {
                     return Err(OpError::Exists);
                 }
-                self.make_over_whiteout(upper, &dir, &real_dir, name, what, wanted, caller)?
+                let made = self.make_over_whiteout(upper, &dir, &real_dir, name, what, wanted, caller)?;
+                (made, Slot::Whiteout)
             }
             other => {
                 let file = other.step(STEP)?;
                 if matches!(what, What::Dir) {
                     self.hide_what_comes_below(upper, &dir, &real_dir, name);
                 }
-                file
+                (file, Slot::Nothing)
             }
         };
         // Record.
-        let (node, attr) = self.record_new(upper, &dir, &real_dir, name, file.as_ref())?;
+        let (node, attr) = self
+            .record_new(upper, &dir, &real_dir, name, file.as_ref())
+            .inspect_err(|_| self.take_back(upper, &real_dir, name, what.kind(), before))?;
         dir.forget_listing();
         Ok((node, attr, file))
+    }
+
+    /// Takes an object back that was made and cannot be shown: whoever is told of a failure remembers that the name was
+    /// free. `before`: what upper had there.
+    pub(crate) fn take_back(&self, upper: &L, dir: &L::Dir, name: &[u8], kind: Kind, before: Slot) {
+        let whiteout = || self.staging.whiteout(upper);
+        // What stays is found by the next listing.
+        let _at_least_tried = match (before, kind) {
+            (Slot::Whiteout, Kind::Dir) => {
+                whiteout().and_then(|whiteout| whiteout.exchange(dir, name, true)).map(drop)
+            }
+            (Slot::Whiteout, _) => whiteout().and_then(|whiteout| whiteout.publish(dir, name)),
+            (_, Kind::Dir) => upper.rmdir(dir, name),
+            _ => upper.unlink(dir, name),
+        };
     }
 
     /// What the last server has made for the same request.

@@ -26,7 +26,7 @@ impl<L: UpperLayer> Overlay<L> {
             self.lowers[lower.layer].inode_flags(lower.at()).step(STEP)?
         };
         let marked = |set, bit| if set { bit } else { 0 };
-        Ok(real | marked(state.prot.immutable, IMMUTABLE) | marked(state.prot.append_only, APPEND_ONLY))
+        Ok(real | marked(state.prot().immutable, IMMUTABLE) | marked(state.prot().append_only, APPEND_ONLY))
     }
 
     /// Sets the inode flags. Who may set which is decided by the kernel.
@@ -53,7 +53,7 @@ impl<L: UpperLayer> Overlay<L> {
         if upper.inode_flags(at).step("read inode flags")? != rest {
             upper.set_inode_flags(at, rest).step("set inode flags")?;
         }
-        state.prot = prot;
+        state.set_prot(prot);
         Ok(())
     }
 }

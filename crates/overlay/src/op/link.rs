@@ -48,11 +48,11 @@ impl<L: UpperLayer> Overlay<L> {
             let state = dir.state.read();
             state.upper_dir().cloned().ok_or(OpError::Stale)?
         };
-        if node.state.read().has_origin {
+        if node.state.read().has_origin() {
             self.mark_impure(&dir)?;
         }
         let place = node.state.read().places().next_back().map(|place| place.to_place());
-        if node.state.read().metacopy
+        if node.state.read().metacopy()
             && let Some(place) = place
         {
             self.set_redirect(&node, &place.parent, &place.name, Goes::Away)?;
@@ -60,12 +60,12 @@ impl<L: UpperLayer> Overlay<L> {
         self.store_links(upper, &node.state.read())?;
         // Act.
         self.intend(&Intent::at(ledger::Change::Link, dir.id, name, Some(node.id)));
-        if let Some(record) = node.record.get() {
+        if let Some(record) = node.record() {
             record.set(ledger::flag::MANY_NAMES, true);
         }
         let mut state = node.state.write();
         let source = state.in_upper()?;
-        match upper.link(source, &real_dir, name) {
+        let before = match upper.link(source, &real_dir, name) {
             Err(Errno::EXIST) => {
                 if self.upper_slot(&real_dir, name)? != Slot::Whiteout {
                     return Err(OpError::Exists);
@@ -73,9 +73,13 @@ impl<L: UpperLayer> Overlay<L> {
                 let link = |work: &L::Dir, staged: &[u8]| upper.link(source, work, staged);
                 let (staged, ()) = self.staging.object(upper, link).step(STEP)?;
                 staged.publish(&real_dir, name).step("publish a hard link")?;
+                Slot::Whiteout
             }
-            other => other.step(STEP)?,
-        }
+            other => other.step(STEP).map(|()| Slot::Nothing)?,
+        };
+        let stat = self
+            .stat_state(&state)
+            .inspect_err(|_| self.take_back(upper, &real_dir, name, node.kind, before))?;
         // Record.
         state.add_place(Place { parent: dir.clone(), name: name.into(), in_upper: true });
         if let Some(links) = state.links() {
@@ -87,7 +91,6 @@ impl<L: UpperLayer> Overlay<L> {
         node.record_places(&state);
         dir.set_child(name, &node);
         dir.forget_listing();
-        let stat = self.stat_state(&state)?;
         drop(state);
         let _same_node = self.nodes.set_linked(stat.ino, &node);
         self.nodes.refer(&node);

@@ -151,7 +151,7 @@ impl<L: UpperLayer> Overlay<L> {
             other => return Ok(other),
         }
         self.settle(&node);
-        if linked && let Some(record) = node.record.get() {
+        if linked && let Some(record) = node.record() {
             record.set(crate::ledger::flag::MANY_NAMES, true);
         }
         Ok(Some(node))
@@ -170,7 +170,7 @@ impl<L: UpperLayer> Overlay<L> {
         let kind = found.stat.kind;
         let node = self.nodes.shared(key, || self.make_node(dir, name, kind, state_of(dir, name, found)));
         self.settle(&node);
-        if let Some(record) = node.record.get() {
+        if let Some(record) = node.record() {
             record.set(crate::ledger::flag::MANY_NAMES, true);
         }
         let mut state = node.state.write();
@@ -251,15 +251,18 @@ fn state_of<L: UpperLayer>(dir: &Arc<Node<L>>, name: &[u8], found: Found<L>) -> 
     let mut state = State::at(found.ino, place);
     if let Some(real) = found.upper {
         state.set_upper(real);
+        state.set_origin(found.has_origin);
+        if !found.in_upper {
+            state.set_in_index_only();
+        }
     }
     state.set_lowers(found.lowers);
-    state.metacopy = found.metacopy;
+    state.set_metacopy(found.metacopy);
     state.set_data_path(found.data_path);
     state.set_index(found.index);
     state.set_links(found.links);
     state.set_redirect(found.redirect);
-    state.has_origin = found.has_origin;
-    state.prot = found.prot;
+    state.set_prot(found.prot);
     state
 }
 

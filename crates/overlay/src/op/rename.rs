@@ -206,10 +206,10 @@ impl<L: UpperLayer> Overlay<L> {
         exchanged: Option<&Arc<Node<L>>>,
     ) -> Result<()> {
         if !Arc::ptr_eq(old.dir, new.dir) {
-            if source.state.read().has_origin {
+            if source.state.read().has_origin() {
                 self.mark_impure(new.dir)?;
             }
-            if exchanged.is_some_and(|node| node.state.read().has_origin) {
+            if exchanged.is_some_and(|node| node.state.read().has_origin()) {
                 self.mark_impure(old.dir)?;
             }
         }
@@ -222,7 +222,7 @@ impl<L: UpperLayer> Overlay<L> {
 
     /// What has lower parts must find them from its new place, what has none must not get any there.
     fn mark_for_place(&self, node: &Node<L>, now: &Side<'_, L>, dir: &Arc<Node<L>>) -> Result<()> {
-        if merges(node) || node.state.read().metacopy {
+        if merges(node) || node.state.read().metacopy() {
             let aside = Arc::ptr_eq(now.dir, dir) && !self.has_lower_links(node)?;
             let goes = if aside { Goes::Aside } else { Goes::Away };
             return self.set_redirect(node, now.dir, now.name, goes);

@@ -148,10 +148,9 @@ impl<L: UpperLayer> Overlay<L> {
         }
         if name == b"security.capability" {
             node.lost_capabilities.store(true, Ordering::Release);
-            node.record
-                .get()
-                .into_iter()
-                .for_each(|record| record.set(ledger::flag::LOST_CAPABILITIES, true));
+            if let Some(record) = node.record() {
+                record.set(ledger::flag::LOST_CAPABILITIES, true);
+            }
         }
         drop(state);
         self.xattr_changed(&node, name);
