@@ -20,6 +20,14 @@ use crate::lifecycle::{Stage, USUAL, daemon};
 /// How long something may take that does not hang.
 const LIMIT: Duration = Duration::from_secs(300);
 
+/// Mounts with the options; the daemon belongs to the group from its beginning.
+fn mount_in(group: &Group, stage: &Stage, options: &str) -> Result<()> {
+    let mut command = group.command(acetate_bin()?);
+    let mounted = command.args(["mount", "-o", options, "merged"]).current_dir(stage.path("")).status()?;
+    ensure!(mounted.success(), "{mounted}");
+    Ok(())
+}
+
 fn can(name: &str, controller: Controller, more: &[Need]) -> Result<bool> {
     have(name, &[&[Need::Root, Need::Fuse, Need::Group(controller)], more].concat())
 }
@@ -291,12 +299,7 @@ fn pages_of_the_mount_are_written_when_there_is_no_memory() -> Result<()> {
     }
     let group = Group::new(Controller::Memory)?;
     group.allow(Some(80 << 20))?;
-    let mounted = group
-        .command(acetate_bin()?)
-        .args(["mount", "-o", USUAL, "merged"])
-        .current_dir(stage.path(""))
-        .status()?;
-    ensure!(mounted.success(), "{mounted}");
+    mount_in(&group, &stage, USUAL)?;
     for name in ["new-mapped", "new-written"] {
         File::create(stage.path("merged").join(name))?.set_len(u64::from(MIB) << 20)?;
     }
@@ -346,12 +349,7 @@ impl Starved {
             File::create(stage.path("lower/many").join(format!("name-{number}"))).map(drop)
         })?;
         let group = Group::new(Controller::Memory)?;
-        let mounted = group
-            .command(acetate_bin()?)
-            .args(["mount", "-o", options, "merged"])
-            .current_dir(stage.path(""))
-            .status()?;
-        ensure!(mounted.success(), "{mounted}");
+        mount_in(&group, &stage, options)?;
         let mut file = File::options().append(true).open(stage.path("merged/a"))?;
         file.write_all(b", and more")?;
         file.sync_all()?;

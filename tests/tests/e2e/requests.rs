@@ -380,6 +380,22 @@ fn readers_from_before_a_copy_up_see_later_writes() -> Result<()> {
     Ok(())
 }
 
+/// What `acetate mounts` prints.
+fn said(args: &[&str]) -> Result<String> {
+    let output = Command::new(acetate_bin()?).arg("mounts").args(args).output()?;
+    ensure!(output.status.success(), "{output:?}");
+    Ok(String::from_utf8(output.stdout)?)
+}
+
+/// What `acetate mounts --json` shows of a mount.
+fn shown(mount: &Traced, args: &[&str]) -> Result<serde_json::Value> {
+    let document: serde_json::Value = serde_json::from_str(&said(&[args, &["--json"]].concat())?)?;
+    let merged = fs::canonicalize(mount.path("merged"))?;
+    let entries = document["mounts"].as_array().context("no mounts")?;
+    let ours = entries.iter().find(|entry| entry["mountpoint"].as_str().map(Path::new) == Some(&merged));
+    ours.cloned().context("the mount is not shown")
+}
+
 #[test]
 fn what_was_asked_is_counted() -> Result<()> {
     if !have("what_was_asked_is_counted", &[Need::Root, Need::Fuse])? {
@@ -391,19 +407,7 @@ fn what_was_asked_is_counted() -> Result<()> {
     for number in 0..30 {
         assert_eq!(fs::read(dir.join(format!("file-{number}")))?, b"lower");
     }
-    let merged = fs::canonicalize(mount.path("merged"))?;
-    let said = |args: &[&str]| -> Result<String> {
-        let output = Command::new(acetate_bin()?).arg("mounts").args(args).output()?;
-        ensure!(output.status.success(), "{output:?}");
-        Ok(String::from_utf8(output.stdout)?)
-    };
-    let of_ours = |text: String| -> Result<serde_json::Value> {
-        let document: serde_json::Value = serde_json::from_str(&text)?;
-        let entries = document["mounts"].as_array().context("no mounts")?;
-        let ours = entries.iter().find(|entry| entry["mountpoint"].as_str().map(Path::new) == Some(&merged));
-        ours.cloned().context("the mount is not shown")
-    };
-    let ours = of_ours(said(&["--stats", "--json"])?)?;
+    let ours = shown(&mount, &["--stats"])?;
     let stats = &ours["stats"];
     let operations = stats["operations"].as_array().context("no operations")?;
     let open = operations.iter().find(|operation| operation["operation"] == "Open").context("no Open")?;
@@ -413,7 +417,7 @@ fn what_was_asked_is_counted() -> Result<()> {
     // The listing brought the nodes of all names, and was read once.
     assert!(stats["nodes"].as_u64() >= Some(31), "{stats}");
     assert_eq!(stats["caches"]["listings"]["misses"], 1, "{stats}");
-    assert!(of_ours(said(&["--json"])?)?.get("stats").is_none());
+    assert!(shown(&mount, &[])?.get("stats").is_none());
     let text = said(&["--stats"])?;
     assert!(text.contains("operation") && text.contains("names at hand"), "{text}");
     assert_eq!(stats["waiting"], "undecided", "{stats}");
@@ -429,12 +433,7 @@ fn waits(options: &str) -> Result<(bool, String)> {
             fs::read(mount.path("merged/dir").join(format!("file-{number}")))?;
         }
     }
-    let merged = fs::canonicalize(mount.path("merged"))?;
-    let output = Command::new(acetate_bin()?).args(["mounts", "--stats", "--json"]).output()?;
-    let document: serde_json::Value = serde_json::from_slice(&output.stdout)?;
-    let entries = document["mounts"].as_array().context("no mounts")?;
-    let ours = entries.iter().find(|entry| entry["mountpoint"].as_str().map(Path::new) == Some(&merged));
-    let ours = ours.context("the mount is not shown")?;
+    let ours = shown(&mount, &["--stats"])?;
     let mut has = false;
     for file in fs::read_dir(format!("/proc/{}/fd", ours["pid"]))? {
         // Some are closed meanwhile.
