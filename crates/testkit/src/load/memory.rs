@@ -11,27 +11,36 @@ use crate::scratch::{FsKind, Scratch};
 /// Files in each directory of [`bytes_a_node`].
 const FILES_EACH: usize = 20;
 
-/// The bytes of resident memory that a server takes for each object that the kernel knows, all included: `files` files in
-/// directories of 20 are listed and their attributes read.
+/// The bytes of resident memory that a server takes for each further object that the kernel knows, all included: `files`
+/// files in directories of 20 are listed and their attributes read, after a tenth as many others. These make it start the
+/// threads that it needs and use their buffers, once, however many objects follow.
 ///
 /// # Errors
 /// If an operation fails.
 pub fn bytes_a_node(files: usize) -> Result<usize> {
     let scratch = Scratch::on(FsKind::Tmpfs, "nodes", 1024)?;
     let stack = stack_in(scratch.path())?;
+    let lower = scratch.path().join("lower");
+    make_tree(&lower.join("first"), files / 10)?;
+    make_tree(&lower.join("measured"), files)?;
+    let served = Served::start(&stack, scratch.path().join("merged"))?;
+    walk(&served.merged.join("first"))?;
+    let before = served.holds()?;
+    let nodes = walk(&served.merged.join("measured"))?;
+    let bytes = served.holds()?.resident_kib.saturating_sub(before.resident_kib) * 1024;
+    served.unmount()?;
+    Ok(bytes as usize / nodes.max(1))
+}
+
+fn make_tree(root: &Path, files: usize) -> Result<()> {
     for number in 0..files {
-        let dir = scratch.path().join(format!("lower/outer-{}/inner-{}", number / 1000, number / FILES_EACH));
+        let dir = root.join(format!("outer-{}/inner-{}", number / 1000, number / FILES_EACH));
         if number % FILES_EACH == 0 {
             fs::create_dir_all(&dir)?;
         }
         File::create_new(dir.join(format!("file-{number}.txt")))?;
     }
-    let served = Served::start(&stack, scratch.path().join("merged"))?;
-    let before = served.holds()?;
-    let nodes = walk(&served.merged)?;
-    let bytes = served.holds()?.resident_kib.saturating_sub(before.resident_kib) * 1024;
-    served.unmount()?;
-    Ok(bytes as usize / nodes.max(1))
+    Ok(())
 }
 
 /// Reads the attributes of everything below a directory; returns how much there is.

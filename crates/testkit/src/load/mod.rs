@@ -72,7 +72,7 @@ impl Served {
         fs::create_dir_all(&merged)?;
         let mut command = Command::new(acetate_bin()?);
         command.args(["mount", "-f", "-o"]).arg(stack.options(options)).arg(&merged);
-        let child = command.stdin(Stdio::null()).stderr(Stdio::null()).spawn()?;
+        let child = command.stdin(Stdio::null()).spawn()?;
         let mut served = Served { child, merged };
         let end = Instant::now() + LIMIT;
         while !is_mounted(&served.merged)? {
