@@ -2,11 +2,13 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use acetate_testkit::driver::{acetate_bin, is_mounted};
+use acetate_testkit::inject::{self, Injection, Kind};
 use acetate_testkit::need::{Need, have};
 use acetate_testkit::takeover::{PROGRAMS, attempt, holder, many_nodes, server};
 use anyhow::{Context, Result, ensure};
@@ -130,6 +132,165 @@ fn a_server_is_replaced_on_request() -> Result<()> {
     stage.mount(&format!("{USUAL},takeover=off"))?;
     let refused = stage.acetate(&["upgrade", "merged"])?;
     ensure!(stderr(&refused).contains("takeover=on"), "{}", stderr(&refused));
+    stage.umount()
+}
+
+/// Writes a program, and returns its path.
+fn script(stage: &Stage, text: &str) -> Result<String> {
+    let path = stage.path("program");
+    fs::write(&path, text)?;
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
+    Ok(path.to_str().context("no text")?.to_owned())
+}
+
+#[test]
+fn what_cannot_serve_leaves_the_mount_to_the_server_before() -> Result<()> {
+    if !can("what_cannot_serve_leaves_the_mount_to_the_server_before")? {
+        return Ok(());
+    }
+    let stage = mounted("takeover-refused")?;
+    let merged = stage.path("merged");
+    let file = File::open(merged.join("a"))?;
+    let holder = holder(&merged)?;
+    for (program, why) in [
+        ("no program, and no script", "exec format error"),
+        ("#!/nowhere/interpreter\n", "no such file or directory"),
+        ("#!/bin/sh\nkill -9 $$\n", "signal: 9"),
+    ] {
+        let refused = stage.acetate(&["upgrade", "--to", &script(&stage, program)?, "merged"])?;
+        let said = stderr(&refused);
+        ensure!(refused.status.code() == Some(2) && said.contains(why), "{program}: {said}");
+        ensure!(said.contains("goes on with the server it had"), "{program}: {said}");
+        let mut bytes = [0; 7];
+        file.read_exact_at(&mut bytes, 0)?;
+        ensure!(&bytes == b"lower a", "{bytes:?}");
+    }
+    // One that does not come up is given up with whoever waits for it.
+    let begun = stage.path("begun");
+    let never = format!("#!/bin/sh\n: >'{}'\nexec sleep 1000\n", begun.display());
+    let mut waits = Command::new(acetate_bin()?)
+        .args(["upgrade", "--to", &script(&stage, &never)?, "merged"])
+        .current_dir(stage.path(""))
+        .spawn()?;
+    eventually("the new server", || Ok(begun.exists()))?;
+    waits.kill()?;
+    waits.wait()?;
+    ensure!(fs::read(merged.join("d/f"))? == b"lower f");
+    drop(file);
+    stage.umount()?;
+    expect_gone(holder)
+}
+
+#[test]
+fn a_server_whose_file_is_gone_is_started_again() -> Result<()> {
+    if !can("a_server_whose_file_is_gone_is_started_again")? {
+        return Ok(());
+    }
+    let stage = mounted("takeover-removed")?;
+    let program = stage.path("program");
+    fs::copy(acetate_bin()?, &program)?;
+    succeeded(&stage.acetate(&["upgrade", "--to", program.to_str().context("no text")?, "merged"])?)?;
+    fs::remove_file(&program)?;
+    replace(&stage)?;
+    ensure!(fs::read(stage.path("merged/a"))? == b"lower a");
+    stage.umount()
+}
+
+#[test]
+fn a_signal_is_not_lost_while_the_next_server_starts() -> Result<()> {
+    if !can("a_signal_is_not_lost_while_the_next_server_starts")? {
+        return Ok(());
+    }
+    for signals in [1, 2] {
+        let stage = mounted("takeover-starts")?;
+        let merged = stage.path("merged");
+        let holder = holder(&merged)?;
+        let (begun, go) = (stage.path("begun"), stage.path("go"));
+        let waits = format!(
+            "#!/bin/sh\n: >'{}'\nuntil [ -e '{}' ]; do sleep 0.02; done\nexec '{}' \"$@\"\n",
+            begun.display(),
+            go.display(),
+            acetate_bin()?.display()
+        );
+        let mut asks = Command::new(acetate_bin()?)
+            .args(["upgrade", "--to", &script(&stage, &waits)?, "merged"])
+            .current_dir(stage.path(""))
+            .stderr(Stdio::null())
+            .spawn()?;
+        eventually("the new server", || Ok(begun.exists()))?;
+        let holder_pid = Pid::from_raw(holder).context("no holder")?;
+        kill_process(holder_pid, Signal::TERM)?;
+        if signals == 1 {
+            fs::write(&go, "")?;
+        } else {
+            // The first one has been taken note of when the second one comes.
+            eventually("the first signal", || Ok(!has_pending(holder)?))?;
+            kill_process(holder_pid, Signal::TERM)?;
+        }
+        expect_gone(holder)?;
+        ensure!(!is_mounted(&merged)?, "{signals} signals: still mounted");
+        asks.wait()?;
+    }
+    Ok(())
+}
+
+/// Whether a process has yet to read of a signal that it has got: it sleeps again once it has.
+fn has_pending(process: i32) -> Result<bool> {
+    let status = fs::read_to_string(format!("/proc/{process}/status"))?;
+    let is = |line: &str| line.starts_with("State:\tS");
+    let pending = status.lines().find_map(|line| line.strip_prefix("ShdPnd:")).context("no signals")?;
+    Ok(!status.lines().any(is) || pending.trim().bytes().any(|digit| digit != b'0'))
+}
+
+#[test]
+fn more_files_without_a_name_than_a_process_may_have_open_at_first() -> Result<()> {
+    if !can("more_files_without_a_name_than_a_process_may_have_open_at_first")? {
+        return Ok(());
+    }
+    let stage = Stage::new("takeover-many-open")?;
+    let program = acetate_bin()?;
+    let mount = format!("ulimit -Sn 256; exec '{}' mount -o {USUAL},takeover=on merged", program.display());
+    succeeded(&Command::new("sh").args(["-c", &mount]).current_dir(stage.path("")).output()?)?;
+    let files = (0..400).map(|number| -> Result<File> {
+        let path = stage.path(format!("merged/{number}"));
+        fs::write(&path, format!("{number}"))?;
+        let file = File::open(&path)?;
+        fs::remove_file(&path)?;
+        Ok(file)
+    });
+    let files: Vec<File> = files.collect::<Result<_>>()?;
+    replace(&stage)?;
+    for (number, mut file) in files.into_iter().enumerate() {
+        let mut text = String::new();
+        file.read_to_string(&mut text)?;
+        ensure!(text == format!("{number}"), "{number}: {text}");
+    }
+    stage.umount()
+}
+
+/// Whatever has been done by then, nothing is left mounted, and the reason is said.
+#[test]
+fn a_server_that_is_killed_before_it_serves_leaves_no_mount() -> Result<()> {
+    if !can("a_server_that_is_killed_before_it_serves_leaves_no_mount")? {
+        return Ok(());
+    }
+    let stage = Stage::new("takeover-early")?;
+    for at in 0.. {
+        let mut command = Command::new(acetate_bin()?);
+        command.args(["mount", "-o", &format!("{USUAL},takeover=on"), "merged"]).current_dir(stage.path(""));
+        let limit = Duration::from_secs(60);
+        let (output, seen) = inject::run(&mut command, Injection::Kill(at), limit)?;
+        let said = stderr(&output);
+        let call = *seen.points(Injection::Kill(at)).get(at).context("no such call")?;
+        ensure!(seen.hit && !seen.hung, "{at} {call:?}: {said}");
+        let why = "ended by signal 9 before the mount could be used";
+        ensure!(output.status.code() == Some(2) && said.contains(why), "{at} {call:?}: {said}");
+        ensure!(!is_mounted(&stage.path("merged"))?, "{at} {call:?}: a dead mount is left");
+        if call.kind == Kind::Answer {
+            break;
+        }
+    }
+    stage.mount(USUAL)?;
     stage.umount()
 }
 

@@ -11,18 +11,20 @@ use super::privileges;
 use super::serve::{Place, device_at};
 use super::unmount::{Unmount, unmount};
 use crate::error::Failure;
-use crate::out::{note, shown, warn};
+use crate::out::{cause, note, shown, warn};
 use acetate_overlay::Ledger;
 use acetate_sys::memory::SharedMemory;
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::{Mode, OFlags, open};
+use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, socketpair};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Read, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
@@ -40,6 +42,8 @@ const MOST_FAILED: u32 = 8;
 const CRASH: u32 = 8;
 /// How long whoever asks for another server may take to say so.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// How long to wait where no server can be started, before it is tried again.
+const PAUSE: Duration = Duration::from_secs(1);
 /// The program that runs, also if its file is gone.
 const SELF: &str = "/proc/self/exe";
 
@@ -49,6 +53,10 @@ const SELF: &str = "/proc/self/exe";
 /// # Errors
 /// If no server can be started, or the mount has ended because servers end again and again.
 pub(super) fn hold(place: Place, ready: impl FnOnce(Option<&Path>)) -> Result<(), Failure> {
+    // It keeps a descriptor of each open file without a name. With fewer, those of its server are fewer, too.
+    if let Err(errno) = acetate_sys::process::raise_nofile_limit() {
+        warn(format_args!("limit of open files: {}", cause(errno)));
+    }
     let failed = |error: io::Error| Failure::io("wait for signals", &error);
     let (signals, writer) = UnixStream::pair().map_err(failed)?;
     for signal in [SIGTERM, SIGINT, SIGHUP] {
@@ -60,18 +68,46 @@ pub(super) fn hold(place: Place, ready: impl FnOnce(Option<&Path>)) -> Result<()
         place,
         mount: None,
         signals,
-        kept: Vec::new(),
-        program: SELF.into(),
+        kept: HashMap::new(),
+        program: Program::open(Path::new(SELF)).map_err(|errno| Failure::errno("open the program", errno))?,
         control: None,
         ready: Some(ready),
         failed: 0,
         weight: 0,
         over: false,
+        to_end: false,
         asked: None,
     };
     let ended = hold.run();
     hold.end();
-    ended
+    match ended? {
+        0 => Ok(()),
+        // The server has said why.
+        code => std::process::exit(code),
+    }
+}
+
+/// A program, which can be started also when it has no name any more.
+struct Program(OwnedFd);
+
+impl Program {
+    fn open(path: &Path) -> Result<Program, Errno> {
+        // Servers inherit it: if it is a script, its interpreter opens it by this descriptor.
+        open(path, OFlags::PATH, Mode::empty()).map(Program)
+    }
+
+    fn command(&self) -> Command {
+        Command::new(format!("/proc/self/fd/{}", self.0.as_raw_fd()))
+    }
+}
+
+/// Who waits for another server.
+struct Asked {
+    stream: UnixStream,
+    /// What to go back to if it does not come up.
+    old: Program,
+    /// Nobody waits any more.
+    gone: bool,
 }
 
 struct Hold<F> {
@@ -79,9 +115,9 @@ struct Hold<F> {
     /// The mount point, and what is mounted there.
     mount: Option<(PathBuf, Option<(u32, u32)>)>,
     signals: UnixStream,
-    kept: Vec<Item>,
+    kept: HashMap<Key, Item>,
     /// What the next server is.
-    program: PathBuf,
+    program: Program,
     control: Option<Control>,
     /// What is still to be done when the first server is ready.
     ready: Option<F>,
@@ -90,8 +126,9 @@ struct Hold<F> {
     weight: u32,
     /// The mount is gone.
     over: bool,
-    /// Who waits for another server, and what to go back to if it does not come up.
-    asked: Option<(UnixStream, PathBuf)>,
+    /// A signal has come that no server has got.
+    to_end: bool,
+    asked: Option<Asked>,
 }
 
 /// How a server ended.
@@ -108,28 +145,55 @@ struct Server {
 }
 
 impl<F: FnOnce(Option<&Path>)> Hold<F> {
-    fn run(&mut self) -> Result<(), Failure> {
+    /// Starts servers until one ends by itself; returns its exit status.
+    fn run(&mut self) -> Result<i32, Failure> {
         let mut server = self.start(FIRST)?;
         loop {
             let ended = self.attend(&mut server)?;
-            let by_signal = ended.status.signal();
-            if !ended.was_ready
-                && let Some((mut stream, old)) = self.asked.take()
-            {
-                // Whoever asked may have gone away.
-                let _nobody_waits =
-                    stream.write_all(format!("the new server ended: {}", ended.status).as_bytes());
-                self.program = old;
-            } else if by_signal.is_none() || self.ready.is_some() || self.over {
-                self.control = None;
-                // It has said why, and has ended the mount.
-                std::process::exit(ended.status.code().unwrap_or(2));
-            } else {
-                self.count(&ended)?;
-                warn(format_args!("the server was ended by signal {}", by_signal.unwrap_or_default()));
+            let tried = !ended.was_ready && !self.over && self.go_back(&ended.status.to_string());
+            let signal = match ended.status.signal() {
+                _ if tried => {
+                    server = self.start_next()?;
+                    continue;
+                }
+                Some(signal) if !self.over => signal,
+                _ => return Ok(ended.status.code().unwrap_or(2)),
+            };
+            if self.ready.is_some() {
+                return Err(Failure::new(
+                    format_args!("the server was ended by signal {signal} before the mount could be used"),
+                    "nothing is mounted; run the same command again, with -f to see more",
+                ));
             }
-            server = self.start(NEXT)?;
+            self.count(&ended)?;
+            warn(format_args!("the server was ended by signal {signal}"));
+            server = self.start_next()?;
         }
+    }
+
+    /// Starts another server, of the program before if somebody has asked for one that cannot be started.
+    fn start_next(&mut self) -> Result<Server, Failure> {
+        loop {
+            let failure = match self.start(NEXT) {
+                Ok(server) => return Ok(server),
+                Err(failure) => failure,
+            };
+            if !self.go_back(&failure.message) {
+                // There may be too many processes, or too little memory, for now.
+                warn(&failure.message);
+                self.weigh(CRASH, &failure.message)?;
+                std::thread::sleep(PAUSE);
+            }
+        }
+    }
+
+    /// Goes back to the program before, if somebody has asked for this one and it does not serve.
+    fn go_back(&mut self, why: &str) -> bool {
+        let Some(Asked { mut stream, old, .. }) = self.asked.take() else { return false };
+        // Whoever asked may have gone away.
+        let _nobody_waits = stream.write_all(format!("the new server: {why}").as_bytes());
+        self.program = old;
+        true
     }
 
     /// Ends the mount if the last server has not: nobody will answer any more.
@@ -148,7 +212,7 @@ impl<F: FnOnce(Option<&Path>)> Hold<F> {
 
     /// The memory of the ledger, if the mount can be taken over.
     fn memory(&self) -> Option<SharedMemory> {
-        let memory = self.kept.iter().find(|item| item.key == Key::Memory).and_then(|item| item.fd.as_ref());
+        let memory = self.kept.get(&Key::Memory).and_then(|item| item.fd.as_ref());
         memory.and_then(|fd| SharedMemory::map(fd.try_clone().ok()?).ok())
     }
 
@@ -169,13 +233,18 @@ impl<F: FnOnce(Option<&Path>)> Hold<F> {
         }
         if ended.was_ready && (killed || answered > 0) {
             (self.failed, self.weight) = (0, 0);
-        } else {
-            self.failed += 1;
-            self.weight += if killed { 1 } else { CRASH };
+            return Ok(());
         }
+        self.weigh(if killed { 1 } else { CRASH }, &ended.status.to_string())
+    }
+
+    /// Counts a server that did not serve, and how.
+    fn weigh(&mut self, weight: u32, why: &str) -> Result<(), Failure> {
+        self.failed += 1;
+        self.weight += weight;
         if self.weight >= MOST_FAILED * CRASH {
             return Err(Failure::new(
-                format_args!("{} servers in a row ended at once: {}", self.failed, ended.status),
+                format_args!("{} servers in a row ended at once: {why}", self.failed),
                 "the mount has ended; mount it again, and report what the log says",
             ));
         }
@@ -189,7 +258,7 @@ impl<F: FnOnce(Option<&Path>)> Hold<F> {
         let (socket, theirs) = pair.map_err(|errno| Failure::errno("make a socket", errno))?;
         let mut arguments = std::env::args_os();
         let name = arguments.next().unwrap_or_default();
-        let mut command = Command::new(&self.program);
+        let mut command = self.program.command();
         command.arg0(name).args(arguments).env(VARIABLE, which).stdin(Stdio::from(theirs));
         if self.place == Place::Foreground {
             // What a terminal sends to all its processes comes through this one.
@@ -202,10 +271,10 @@ impl<F: FnOnce(Option<&Path>)> Hold<F> {
             .map_err(|errno| Failure::errno("watch the server", errno))?;
         if which == NEXT {
             let give = |item: &Item| {
-                keep::send_item(&socket, item.key, &item.text, item.fd.as_ref().map(std::os::fd::AsFd::as_fd))
+                keep::send_item(&socket, item.key, &item.text, item.fd.as_ref().map(AsFd::as_fd))
             };
             // One that has ended already is noticed soon.
-            let _ended = self.kept.iter().try_for_each(give).and_then(|()| keep::send_end(&socket));
+            let _ended = self.kept.values().try_for_each(give).and_then(|()| keep::send_end(&socket));
         }
         Ok(Server { child, pidfd, socket })
     }
@@ -219,11 +288,17 @@ impl<F: FnOnce(Option<&Path>)> Hold<F> {
                 PollFd::new(&server.socket, PollFlags::IN),
                 PollFd::new(&self.signals, PollFlags::IN),
             ];
-            fds.extend(self.control.iter().map(|control| PollFd::new(&control.listener, PollFlags::IN)));
+            // Somebody may ask for another server while one serves. Until that serves, whoever has asked may go away, which is
+            // said without being asked for.
+            let listener = self.control.as_ref().filter(|_| was_ready && self.asked.is_none());
+            let asker = self.asked.as_ref().filter(|asked| !was_ready && !asked.gone);
+            fds.extend(listener.map(|control| PollFd::new(&control.listener, PollFlags::IN)));
+            fds.extend(asker.map(|asked| PollFd::new(&asked.stream, PollFlags::empty())));
             rustix::io::retry_on_intr(|| poll(&mut fds, None))
                 .map_err(|errno| Failure::errno("wait for the server", errno))?;
-            let ended = !fds[0].revents().is_empty();
-            let asked = fds.get(3).is_some_and(|fd| !fd.revents().is_empty());
+            let has = |at: usize| fds.get(at).is_some_and(|fd| !fd.revents().is_empty());
+            let (ended, is_asked, is_given_up) =
+                (has(0), listener.is_some() && has(3), asker.is_some() && has(3));
             drop(fds);
             while let Some(message) = keep::receive(&server.socket, RecvFlags::DONTWAIT)
                 .map_err(|error| Failure::io("hear from the server", &error))?
@@ -236,8 +311,12 @@ impl<F: FnOnce(Option<&Path>)> Hold<F> {
                     server.child.wait().map_err(|error| Failure::io("wait for the server", &error))?;
                 return Ok(Ended { status, was_ready });
             }
-            self.pass_signals_on(&server.child);
-            if asked {
+            self.pass_signals_on(&server.child, was_ready);
+            if is_given_up && let Some(asked) = &mut self.asked {
+                asked.gone = true;
+                let _ended_already = kill_process(Pid::from_child(&server.child), Signal::KILL);
+            }
+            if is_asked {
                 self.replace(&server.child);
             }
         }
@@ -250,14 +329,13 @@ impl<F: FnOnce(Option<&Path>)> Hold<F> {
                     let point = PathBuf::from(OsString::from_vec(item.text.clone()));
                     self.mount = Some((point.clone(), device_at(&point)));
                 }
-                self.kept.retain(|known| known.key != item.key);
-                self.kept.push(item);
+                self.kept.insert(item.key, item);
             }
-            Message::LetGo(key) => self.kept.retain(|item| item.key != key),
+            Message::LetGo(key) => drop(self.kept.remove(&key)),
             Message::Ready(log) => {
                 let log = (!log.is_empty()).then(|| PathBuf::from(OsString::from_vec(log)));
-                if let Some((mut stream, _)) = self.asked.take() {
-                    let _nobody_waits = stream.write_all(b"+");
+                if let Some(mut asked) = self.asked.take() {
+                    let _nobody_waits = asked.stream.write_all(b"+");
                 }
                 if let Some(ready) = self.ready.take() {
                     ready(log.as_deref());
@@ -277,29 +355,47 @@ impl<F: FnOnce(Option<&Path>)> Hold<F> {
         }
     }
 
-    fn pass_signals_on(&mut self, child: &Child) {
+    /// Passes a signal on to the server. One that is about to take the mount over could not end it yet: it gets the signal
+    /// once it serves; a second signal ends the mount at once.
+    fn pass_signals_on(&mut self, child: &Child, was_ready: bool) {
         let mut bytes = [0; 16];
-        if matches!(self.signals.read(&mut bytes), Ok(count) if count > 0) {
+        let again = matches!(self.signals.read(&mut bytes), Ok(count) if count > 0)
+            && std::mem::replace(&mut self.to_end, true);
+        let starts = !was_ready && self.ready.is_none();
+        let signal = match (starts, again) {
+            (true, false) => return,
+            (true, true) => Signal::KILL,
+            (false, _) => Signal::TERM,
+        };
+        if std::mem::take(&mut self.to_end) {
+            self.over |= signal == Signal::KILL;
             // It may have ended.
-            let _ended = kill_process(Pid::from_child(child), Signal::TERM);
+            let _ended = kill_process(Pid::from_child(child), signal);
         }
     }
 
     /// Somebody asks for another server: the one there is makes way.
     fn replace(&mut self, child: &Child) {
-        let Some(mut stream) = self.control.as_ref().and_then(|control| control.listener.accept().ok())
+        let Some((mut stream, _)) = self.control.as_ref().and_then(|control| control.listener.accept().ok())
         else {
             return;
         };
         let mut path = Vec::new();
-        let asked = stream.0.set_read_timeout(Some(PATIENCE)).and_then(|()| stream.0.read_to_end(&mut path));
+        let asked = stream.set_read_timeout(Some(PATIENCE)).and_then(|()| stream.read_to_end(&mut path));
         if asked.is_err() || path.is_empty() {
             return;
         }
-        let program = PathBuf::from(OsString::from_vec(path));
-        note(format_args!("another server is to take over: {}", shown(&program)));
+        let path = PathBuf::from(OsString::from_vec(path));
+        let program = match Program::open(&path) {
+            Ok(program) => program,
+            Err(errno) => {
+                let _nobody_waits = stream.write_all(cause(errno).as_bytes());
+                return;
+            }
+        };
+        note(format_args!("another server is to take over: {}", shown(&path)));
         let old = std::mem::replace(&mut self.program, program);
-        self.asked = Some((stream.0, old));
+        self.asked = Some(Asked { stream, old, gone: false });
         let _ended_already = kill_process(Pid::from_child(child), Signal::KILL);
     }
 }
@@ -315,10 +411,8 @@ impl Control {
     fn new(path: PathBuf) -> Option<Control> {
         // Of a holder that was killed.
         let _none = std::fs::remove_file(&path);
-        let listener = UnixListener::bind(&path).ok()?;
-        let control = Control { listener, path };
-        std::fs::set_permissions(&control.path, std::fs::Permissions::from_mode(0o600)).ok()?;
-        Some(control)
+        let listener = super::listen(&path).ok()?;
+        Some(Control { listener, path })
     }
 }
 
@@ -345,6 +439,10 @@ pub(crate) fn ask(socket: &Path, program: &OsStr) -> Result<(), Failure> {
     stream.read_to_end(&mut said).map_err(failed)?;
     match said.as_slice() {
         b"+" => Ok(()),
+        b"" => Err(Failure::new(
+            "the holder of the mount has ended, and the mount with it",
+            "mount it again: what was answered is in the layers",
+        )),
         why => Err(Failure::new(
             format_args!("the mount goes on with the server it had: {}", shown(OsStr::from_bytes(why))),
             "the log that `acetate mounts` names says more",

@@ -167,8 +167,8 @@ fn obstacle(opened: &Opened) -> Option<&'static str> {
     None
 }
 
-/// Leaves to the holder what the next server will need, and returns the ledger of the mount; nothing where it cannot be
-/// taken over, which is said.
+/// Leaves to the holder what the next server will need, and returns the ledger of the mount; the device alone where it cannot
+/// be taken over, which is said: whatever happens to this server, the holder ends the mount.
 pub(super) fn leave(
     holder: &Holder,
     connection: &Connection,
@@ -178,6 +178,10 @@ pub(super) fn leave(
     record: &Record,
     wanted: Wanted,
 ) -> Option<Ledger> {
+    holder
+        .keep(Key::Device, target.as_os_str().as_bytes(), Some(connection.device()))
+        .map_err(unavailable)
+        .ok()?;
     if let Some(why) = obstacle(opened) {
         if wanted == Wanted::Asked {
             unavailable(why);
@@ -186,7 +190,6 @@ pub(super) fn leave(
     }
     let kept = || -> std::io::Result<SharedMemory> {
         let memory = SharedMemory::create(LEDGER_BYTES)?;
-        holder.keep(Key::Device, target.as_os_str().as_bytes(), Some(connection.device()))?;
         holder.keep(Key::Record, &serde_json::to_vec(record)?, None)?;
         for (number, lock) in (0..).zip(locks.held()) {
             holder.keep(Key::Lock(number), b"", Some(lock.as_fd()))?;

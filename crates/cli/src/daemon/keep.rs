@@ -17,7 +17,7 @@ const LONGEST: usize = 192 * 1024;
 const HEAD: usize = 9;
 
 /// What is kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Key {
     /// The device of the connection. The text is the path of the mount.
     Device,

@@ -18,16 +18,36 @@ pub(crate) mod unmount;
 pub(crate) use serve::{serve_for_parent, serve_in_foreground};
 
 use crate::error::Failure;
+use rustix::fs::{Mode, fchmod};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, socket_with};
 use std::ffi::OsString;
-use std::io::Read;
+use std::io::{self, Read};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 /// What the child writes once the mount can be used.
 const READY: u8 = b'+';
 
+/// How many may wait to be answered.
+const WAITING: i32 = 16;
+
 /// With this before its name, a process is left alone when systemd kills all others at the end: it serves the root
 /// filesystem (systemd.io/ROOT_STORAGE_DAEMONS).
 const STAYS: &[u8] = b"@";
+
+/// Listens on a socket to which only its owner and root can connect, at no moment anybody else: the mode that a socket has
+/// before it gets its name is that of the name (`unix_bind_bsd`, net/unix/af_unix.c).
+///
+/// # Errors
+/// Those of bind(2).
+fn listen(path: &Path) -> io::Result<UnixListener> {
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
+    bind(&socket, &SocketAddrUnix::new(path)?)?;
+    rustix::net::listen(&socket, WAITING)?;
+    Ok(UnixListener::from(socket))
+}
 
 /// Starts a daemon with the arguments of this process and waits until its mount can be used.
 ///

@@ -11,7 +11,6 @@ use serde::{Deserialize, Serialize};
 use std::ffi::OsStr;
 use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -56,10 +55,8 @@ impl Socket {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        let listener = UnixListener::bind(&path)?;
-        let socket = Socket { listener, path };
-        std::fs::set_permissions(&socket.path, std::fs::Permissions::from_mode(0o600))?;
-        Ok(socket)
+        let listener = super::listen(&path)?;
+        Ok(Socket { listener, path })
     }
 
     /// Answers until [`close`](Self::close).
