@@ -6,6 +6,7 @@ use crate::node::Node;
 use crate::{HandleId, OpenFlags, Overlay};
 use acetate_layer::{Access, At, Kind, UpperLayer};
 use parking_lot::RwLock;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 
 /// An open regular file.
@@ -18,7 +19,8 @@ pub(crate) struct OpenFile<L: UpperLayer> {
     keep_atime: bool,
     /// Open to be executed.
     execute: bool,
-    real: RwLock<RealFile<L>>,
+    /// The real file, once it has been needed.
+    real: RwLock<Option<RealFile<L>>>,
     /// What the next server will be told of it.
     pub record: OnceLock<HandleRecord>,
 }
@@ -38,7 +40,8 @@ impl<L: UpperLayer> Clone for RealFile<L> {
 }
 
 impl<L: UpperLayer> OpenFile<L> {
-    pub fn new(node: Arc<Node<L>>, flags: OpenFlags, real: RealFile<L>) -> OpenFile<L> {
+    /// `real`: the real file, or none if it may be opened when it is needed.
+    pub fn new(node: Arc<Node<L>>, flags: OpenFlags, real: Option<RealFile<L>>) -> OpenFile<L> {
         OpenFile {
             node,
             access: flags.access,
@@ -81,18 +84,28 @@ impl<L: UpperLayer> Overlay<L> {
 
     /// The real file of an open file: always the current one, which is upper's once the file was copied up.
     pub(crate) fn real_file(&self, open: &OpenFile<L>) -> Result<RealFile<L>> {
-        let real = open.real.read();
-        if real.lower.is_none() || !open.node.data_in_upper() {
+        let is_current = |real: &RealFile<L>| real.lower.is_none() || !open.node.data_in_upper();
+        if let Some(real) = open.real.read().as_ref().filter(|real| is_current(real)) {
             return Ok(real.clone());
         }
-        drop(real);
         let opened = self.open_real(&open.node, open.access)?;
         self.honour_atime(&opened, open.keep_atime);
         let mut real = open.real.write();
-        if real.lower.is_some() {
-            *real = opened;
-        }
-        Ok(real.clone())
+        // Somebody else may have been faster, and may have met a later state.
+        Ok(match real.take().filter(is_current) {
+            Some(current) => real.insert(current).clone(),
+            None => real.insert(opened).clone(),
+        })
+    }
+
+    /// Whether a file may be opened for reading without its real file, which is then opened when it is needed. Most reads
+    /// need none: the kernel has the content. That there is such a file, and that it can be opened, has to be known before.
+    pub(crate) fn opens_later(&self, node: &Node<L>) -> bool {
+        // Without an upper layer the kernel may be lent the real file, and layers that change are to be looked at.
+        self.upper.is_some()
+            && !self.config.lower_changes
+            && !node.data_in_upper()
+            && node.opened_below.load(Ordering::Acquire)
     }
 
     /// Makes reads of a real file leave its access time alone, if so asked.
@@ -134,6 +147,7 @@ impl<L: UpperLayer> Overlay<L> {
             }
             self.kept.opened(node.id, lower.layer, &file);
         }
+        node.opened_below.store(true, Ordering::Release);
         Ok(RealFile { file, lower: Some(lower.layer) })
     }
 

@@ -128,6 +128,8 @@ pub(crate) struct Node<L: UpperLayer> {
     pub lost_capabilities: AtomicBool,
     /// Data below has been found to have the digest that is recorded.
     pub verified: AtomicBool,
+    /// The lower file that holds its data has been opened for reading.
+    pub opened_below: AtomicBool,
     /// References that the kernel holds; for the table of nodes alone.
     pub lookups: AtomicU64,
     apart: OnceBox<Apart<L>>,
@@ -167,6 +169,7 @@ impl<L: UpperLayer> Node<L> {
             data_in_upper,
             lost_capabilities,
             verified: AtomicBool::new(false),
+            opened_below: AtomicBool::new(false),
             lookups: AtomicU64::new(0),
             apart,
         }

@@ -212,7 +212,7 @@ impl<L: UpperLayer> Overlay<L> {
             let real = self.open_real(&node, access_of(old.how)).ok()?;
             let flags = flags_of(old.how);
             self.honour_atime(&real, flags.keep_atime);
-            Some(OpenFile::new(node, flags, real))
+            Some(OpenFile::new(node, flags, Some(real)))
         });
         match opened {
             Some(open) => {

@@ -61,7 +61,7 @@ impl<L: UpperLayer> Overlay<L> {
             None => return Err(OpError::Stale),
         };
         let real = RealFile { file: Arc::new(file), lower: None };
-        let handle = self.add_handle(OpenFile::new(node.clone(), flags, real));
+        let handle = self.add_handle(OpenFile::new(node.clone(), flags, Some(real)));
         self.nodes.refer(&node);
         Ok((Entry { node: node.id, attr }, handle))
     }
@@ -92,7 +92,7 @@ impl<L: UpperLayer> Overlay<L> {
         state.set_upper(Real::Held(file.clone()));
         let node = self.new_node(Kind::File, state);
         let real = RealFile { file: file.clone(), lower: None };
-        let handle = self.add_handle(OpenFile::new(node.clone(), flags, real));
+        let handle = self.add_handle(OpenFile::new(node.clone(), flags, Some(real)));
         self.keep_reachable(&node, Some(&file));
         self.nodes.refer(&node);
         Ok((Entry { node: node.id, attr: self.attr_of(&node, &stat) }, handle))

@@ -44,11 +44,13 @@ impl<L: UpperLayer> Overlay<L> {
     /// it: one in upper, which no copy-up replaces, or a large one of an overlay that has no upper layer.
     pub fn with_fixed_file<T>(&self, handle: HandleId, act: impl FnOnce(BorrowedFd<'_>) -> T) -> Option<T> {
         let open = self.handle(handle).ok()?;
+        // What is still to be copied up is not opened for this.
+        if self.upper.is_some() && !open.node.data_in_upper() {
+            return None;
+        }
         let real = self.real_file(&open).ok()?;
         let layer = self.layer_of(&real).ok()?;
-        if real.lower.is_some()
-            && (self.upper.is_some() || layer.stat(At::Open(real.file.as_ref())).ok()?.size < LARGE)
-        {
+        if real.lower.is_some() && layer.stat(At::Open(real.file.as_ref())).ok()?.size < LARGE {
             return None;
         }
         layer.descriptor(&real.file).map(act)

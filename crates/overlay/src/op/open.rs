@@ -27,8 +27,10 @@ impl<L: UpperLayer> Overlay<L> {
         }
         let writes = flags.access != Access::Read;
         if !writes && !flags.truncate {
-            let real = self.open_real(node, flags.access)?;
-            self.honour_atime(&real, flags.keep_atime);
+            let real = (!self.opens_later(node)).then(|| self.open_real(node, flags.access)).transpose()?;
+            if let Some(real) = &real {
+                self.honour_atime(real, flags.keep_atime);
+            }
             return Ok(OpenFile::new(node.clone(), flags, real));
         }
         // The kernel keeps a program from being opened for writing while it runs, but asks a FUSE server to truncate by
@@ -50,7 +52,7 @@ impl<L: UpperLayer> Overlay<L> {
             }
         }
         self.honour_atime(&real, flags.keep_atime);
-        Ok(OpenFile::new(node.clone(), flags, real))
+        Ok(OpenFile::new(node.clone(), flags, Some(real)))
     }
 
     /// Closes a file. Unknown handles are ignored: nobody waits for an answer. Returns whether it was known.

@@ -131,3 +131,43 @@ fn changes_of_names_make_few_calls() {
         assert_eq!(cost, calls(&[vec![("hold", 1), ("unlink", 1)], stats].concat()));
     }
 }
+
+/// A lower file that could be opened once is opened again when it is read, whatever became of its name meanwhile.
+#[test]
+fn known_lower_files_are_opened_when_they_are_read() {
+    let mount = Counted::new(1);
+    let dir = mount.node(NodeId::ROOT, "dir");
+    let file = mount.node(dir, "file-0");
+    let open = |overlay: &Overlay<_>| overlay.open(file, OpenFlags::READ).unwrap();
+    let (first, calls) = mount.during(open);
+    assert_eq!(calls.get("open_file"), Some(&1));
+    mount.overlay.release(first);
+    let (unread, calls) = mount.during(open);
+    assert!(calls.is_empty(), "{calls:?}");
+    let ((), calls) = mount.during(|overlay| assert!(overlay.release(unread)));
+    assert!(calls.is_empty(), "{calls:?}");
+    let content = |handle| {
+        let mut content = [0; 8];
+        let length = mount.overlay.read(handle, 0, &mut content).unwrap();
+        content[..length].to_vec()
+    };
+    let below = mount.overlay.open(file, OpenFlags::READ).unwrap();
+    assert_eq!(content(below), b"x");
+    let later = mount.overlay.open(file, OpenFlags::READ).unwrap();
+    let writing = mount.overlay.open(file, OpenFlags::READ_WRITE).unwrap();
+    assert_eq!(mount.overlay.write(writing, 0, b"new", None), Ok(3));
+    mount.overlay.release(writing);
+    mount.overlay.unlink(dir, b"file-0").unwrap();
+    assert_eq!((content(below), content(later)), (b"new".to_vec(), b"new".to_vec()));
+}
+
+#[test]
+fn a_removed_lower_file_is_opened_when_it_is_read() {
+    let mount = Counted::new(1);
+    let dir = mount.node(NodeId::ROOT, "dir");
+    let file = mount.node(dir, "file-0");
+    let [_first, later] = [(); 2].map(|()| mount.overlay.open(file, OpenFlags::READ).unwrap());
+    mount.overlay.unlink(dir, b"file-0").unwrap();
+    let (read, calls) = mount.during(|overlay| overlay.read(later, 0, &mut [0; 8]));
+    assert_eq!((read, calls.get("open_file")), (Ok(1), Some(&1)));
+}
