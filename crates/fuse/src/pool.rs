@@ -4,7 +4,8 @@
 //! processor, on most machines. So a thread that comes back while another reads parks as a spare. A spare takes over when
 //! - the reader says that its request may take long ([`Pool::let_another_read`]),
 //! - nobody reads and nothing has come back for [`TICK`] (a request takes long that nobody expected to),
-//! - requests are found waiting again and again: then more threads may read at a time.
+//! - requests are found waiting behind slow ones again and again: then more threads may read at a time. Behind quick ones
+//!   they wait for a processor, and another thread would take one from the programs.
 //!
 //! How the requests of a single program are best waited for is found out by trying ([`Trial`]).
 //!
@@ -28,9 +29,11 @@ const TICK: Duration = Duration::from_millis(2);
 const QUIET_TICKS: u32 = 50;
 /// How long a spare beyond the first one waits before it ends.
 const SPARE_LIFE: Duration = Duration::from_secs(10);
-/// So many samples in a row that find a request waiting let one more thread read.
+/// An answer that takes longer was held up by more than the work on it: a disk, most often.
+const SLOW: Duration = Duration::from_micros(40);
+/// So many samples in a row that find a request waiting behind a slow one let one more thread read.
 const QUEUED_SAMPLES: u32 = 4;
-/// So many samples in a row that find none take it back.
+/// So many samples in a row that do not take it back.
 const CALM_SAMPLES: u32 = 16;
 
 /// After this many ticks without a request it is waited for in the way that costs least.
@@ -112,7 +115,7 @@ pub(crate) struct Pool {
     turns: AtomicU64,
     monitor_sleeps: AtomicBool,
     ended: AtomicBool,
-    /// Samples in a row that found requests waiting, or none.
+    /// Samples in a row that found requests waiting behind slow ones, or did not.
     queued: AtomicU32,
     calm: AtomicU32,
     /// The most threads.
@@ -275,10 +278,11 @@ impl Pool {
             self.leave_turn();
             match turn {
                 Turn::Request => {
-                    if sampler.is_due() {
-                        self.sample(work.has_pending());
-                    }
+                    let queued = sampler.is_due().then(|| (work.has_pending(), Instant::now()));
                     work.answer(&mut own);
+                    if let Some((pending, begun)) = queued {
+                        self.sample(pending && begun.elapsed() > SLOW);
+                    }
                 }
                 Turn::Nothing => {}
                 Turn::End => self.end(),
@@ -372,9 +376,9 @@ impl Pool {
         }
     }
 
-    /// Learns whether a request waited behind the one just read.
-    fn sample(&self, pending: bool) {
-        let (count, other, enough) = if pending {
+    /// Learns whether a request waited behind a slow one.
+    fn sample(&self, held_up: bool) {
+        let (count, other, enough) = if held_up {
             (&self.queued, &self.calm, QUEUED_SAMPLES)
         } else {
             (&self.calm, &self.queued, CALM_SAMPLES)
@@ -385,12 +389,12 @@ impl Pool {
         }
         count.store(0, Ordering::Relaxed);
         let may_read = self.may_read.load(Ordering::SeqCst);
-        let change = if pending { may_read + 1 } else { may_read.saturating_sub(1) };
+        let change = if held_up { may_read + 1 } else { may_read.saturating_sub(1) };
         let wanted = self.wanted_readers.load(Ordering::SeqCst);
         let change = change.clamp(wanted, self.read_limit.max(wanted));
         // Samples of several threads may meet here; any of their wishes will do.
         self.may_read.store(change, Ordering::SeqCst);
-        if pending {
+        if held_up {
             self.wake_one();
         }
     }
