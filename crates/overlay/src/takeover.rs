@@ -87,6 +87,8 @@ impl<L: UpperLayer> Overlay<L> {
                 taken.lost_handles += 1;
             }
         }
+        // Nobody can come to these any more: they are not open, and no name leads to them.
+        files.keys().for_each(|node| ledger.let_go(*node));
         Ok((self, taken))
     }
 

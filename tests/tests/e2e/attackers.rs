@@ -125,7 +125,8 @@ fn marks_cannot_be_forged_through_the_mount() -> Result<()> {
         stage.mount(&options)?;
         let merged = stage.path("merged");
         fs::write(merged.join("d/empty"), "")?;
-        let marks: [(&str, &str, &[u8]); 6] = [
+        let marks: [(&str, &str, &[u8]); 7] = [
+            ("", "compat", b"extended"),
             ("d", "opaque", b"y"),
             ("d", "redirect", b"/hidden"),
             ("a", "metacopy", b""),
@@ -133,8 +134,10 @@ fn marks_cannot_be_forged_through_the_mount() -> Result<()> {
             ("d/empty", "whiteout", b"y"),
             ("d", "whiteout", b"y"),
         ];
-        for (path, name, value) in marks {
-            let name = format!("{prefix}.overlay.{name}");
+        // Which dialect a layer is in is not asked about this one.
+        let compat = ("", "user.overlay.compat".to_owned(), &b"extended"[..]);
+        let marks = marks.map(|(path, name, value)| (path, format!("{prefix}.overlay.{name}"), value));
+        for (path, name, value) in marks.into_iter().chain([compat]) {
             // Either it is refused, or it is kept apart and can be read again.
             if lsetxattr(merged.join(path), &name, value, XattrFlags::empty()).is_ok() {
                 let mut buffer = [0; 64];

@@ -89,6 +89,26 @@ fn begun(home: &Home, runtime: &str, script: &str) -> Result<Child> {
     Ok(child)
 }
 
+/// The control groups that are named by the process that was asked to run a command.
+fn groups(pid: u32) -> Result<Vec<PathBuf>> {
+    let end = format!("-{pid}");
+    let is_its = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default().as_encoded_bytes();
+        name.starts_with(b"acetate-") && name.ends_with(end.as_bytes())
+    };
+    let mut found = Vec::new();
+    // Of version 2 a group is in the root, of version 1 in that of its controller.
+    for root in fs::read_dir("/sys/fs/cgroup")? {
+        let root = root?.path();
+        found.extend(Some(root.clone()).filter(is_its));
+        if root.is_dir() {
+            let entries = fs::read_dir(&root)?.collect::<std::io::Result<Vec<_>>>()?;
+            found.extend(entries.into_iter().map(|entry| entry.path()).filter(is_its));
+        }
+    }
+    Ok(found)
+}
+
 fn signal(child: &Child, number: i32) -> Result<()> {
     let pid = rustix::process::Pid::from_raw(i32::try_from(child.id())?).context("pid")?;
     let signal = rustix::process::Signal::from_named_raw(number).context("signal")?;
@@ -177,8 +197,10 @@ fn signals_reach_the_command_and_nothing_outlives_a_kill() -> Result<()> {
         // A marker that the command goes on touching as long as it lives.
         let mut child =
             begun(&home, runtime, "echo x >/beat; (while :; do echo x >>/beat; sleep 0.02; done) &")?;
+        let groups = groups(child.id())?;
         signal(&child, 9)?;
         child.wait()?;
+        ensure!(groups.is_empty(), "{runtime}: control groups: {groups:?}");
         let beat = home.path("store/mounts/w/beat");
         let mut last = u64::MAX;
         until("the command ends with its runner", || {

@@ -12,6 +12,7 @@ use acetate_testkit::inject::{self, Injection, Kind};
 use acetate_testkit::need::{Need, have};
 use acetate_testkit::takeover::{PROGRAMS, attempt, holder, many_nodes, server};
 use anyhow::{Context, Result, ensure};
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -265,6 +266,35 @@ fn more_files_without_a_name_than_a_process_may_have_open_at_first() -> Result<(
         file.read_to_string(&mut text)?;
         ensure!(text == format!("{number}"), "{number}: {text}");
     }
+    stage.umount()
+}
+
+/// What takes room in upper is given back also if nobody has it open when the next server comes.
+#[test]
+fn files_without_a_name_are_not_kept_for_ever() -> Result<()> {
+    if !can("files_without_a_name_are_not_kept_for_ever")? {
+        return Ok(());
+    }
+    let stage = mounted("takeover-kept")?;
+    let path = stage.path("merged/file");
+    let known = {
+        let file = File::create(&path)?;
+        let known = rustix::fs::open(&path, OFlags::PATH, Mode::empty())?;
+        fs::remove_file(&path)?;
+        drop(file);
+        known
+    };
+    let holder = holder(&stage.path("merged"))?;
+    let kept = || -> Result<usize> {
+        let links = fs::read_dir(format!("/proc/{holder}/fd"))?.map(|fd| fs::read_link(fd?.path()));
+        let links: Vec<_> = links.collect::<std::io::Result<_>>()?;
+        Ok(links.iter().filter(|link| link.to_string_lossy().contains("/upper/")).count())
+    };
+    ensure!(kept()? == 1, "the file was not kept");
+    replace(&stage)?;
+    ensure!(fs::read(stage.path("merged/a"))? == b"lower a");
+    drop(known);
+    eventually("the file is gone", || Ok(kept()? == 0))?;
     stage.umount()
 }
 

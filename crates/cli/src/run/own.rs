@@ -58,6 +58,9 @@ pub(crate) fn hold_signals() -> Result<Signals, Failure> {
     Ok(signals)
 }
 
+/// Where control groups are mounted.
+const CONTROL_GROUPS: &str = "/sys/fs/cgroup";
+
 /// What is done in the new namespaces.
 #[derive(Clone, Debug)]
 pub(super) enum Payload {
@@ -116,8 +119,10 @@ fn outer(job: &Job, payload: &Payload, signals: &Signals, runner: Pid) -> Result
 /// Makes the namespace ready for an OCI runtime.
 fn stage(job: &Job, oci: &Oci) -> Result<(), Failure> {
     die_with_parent()?;
-    // crun refuses a mixture of the two versions of control groups, even if it shall not use them.
-    rootfs::stage(job, oci::PLACE, (oci.name == "crun").then_some("/sys/fs/cgroup"))
+    rootfs::stage(job, oci::PLACE)?;
+    // Neither is to use control groups. crun refuses a mixture of their two versions nonetheless; runc, which has to see
+    // some, makes groups where it can, and they would stay when it is killed.
+    if oci.name == "crun" { rootfs::hide(CONTROL_GROUPS) } else { rootfs::protect(CONTROL_GROUPS) }
 }
 
 /// Lets an OCI runtime run the command.

@@ -5,6 +5,7 @@
 
 use super::{Job, Net};
 use crate::error::Failure;
+use crate::mountinfo;
 use crate::out::{shown, warn};
 use acetate_sys::fscontext::{FsContext, attach};
 use rustix::fs::{CWD, StatVfsMountFlags};
@@ -99,20 +100,38 @@ fn put(tree: &OwnedFd, path: &str) -> Result<(), Failure> {
 }
 
 /// Makes ready what an OCI runtime needs, in this mount namespace, which must be its own: the tree, a /proc that knows
-/// this namespace's processes, and a place for the bundle. `covered` is a directory that it shall not see.
+/// this namespace's processes, and a place for the bundle.
 ///
 /// # Errors
 /// The first mount that fails.
-pub(super) fn stage(job: &Job, place: &str, covered: Option<&str>) -> Result<(), Failure> {
+pub(super) fn stage(job: &Job, place: &str) -> Result<(), Failure> {
     make_private()?;
     restrict(&job.root)?;
-    let quiet = MountFlags::NOSUID | MountFlags::NODEV;
-    filesystem("proc", "/proc", quiet | MountFlags::NOEXEC, c"")?;
-    filesystem("tmpfs", place, quiet, c"mode=700")?;
-    match covered {
-        Some(path) if Path::new(path).is_dir() => filesystem("tmpfs", path, quiet, c"mode=755,size=64k"),
-        _ => Ok(()),
+    filesystem("proc", "/proc", QUIET | MountFlags::NOEXEC, c"")?;
+    filesystem("tmpfs", place, QUIET, c"mode=700")
+}
+
+const QUIET: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV);
+
+/// Covers a directory, if it is there.
+///
+/// # Errors
+/// If the system refuses.
+pub(super) fn hide(path: &str) -> Result<(), Failure> {
+    if Path::new(path).is_dir() { filesystem("tmpfs", path, QUIET, c"mode=755,size=64k") } else { Ok(()) }
+}
+
+/// Makes all that is mounted at and below a directory read-only.
+///
+/// # Errors
+/// If the system refuses.
+pub(super) fn protect(path: &str) -> Result<(), Failure> {
+    let mounts = mountinfo::mounts().map_err(|error| Failure::io("mount table", &error))?;
+    for mount in mounts.iter().filter(|mount| mount.point.starts_with(path)) {
+        add_flags(&mount.point, MountFlags::RDONLY)
+            .map_err(|errno| Failure::path("make read-only", &mount.point, errno))?;
     }
+    Ok(())
 }
 
 /// Makes a tree a mount of its own in which device nodes do not work: those that do are mounted.

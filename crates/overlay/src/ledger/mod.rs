@@ -311,6 +311,11 @@ impl Ledger {
         Some(HandleRecord { ledger: self.clone(), at })
     }
 
+    /// Lets go of a descriptor that is not needed after all. Its node may keep the flag, and ask for it once more.
+    pub(crate) fn let_go(&self, node: NodeId) {
+        self.keeper.let_go(node);
+    }
+
     /// Keeps a descriptor of a file that is about to lose its last name.
     pub(crate) fn keep_file(
         &self,

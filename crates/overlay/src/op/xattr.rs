@@ -7,6 +7,7 @@ use crate::ledger::{self, Before, Intent};
 use crate::node::Node;
 use crate::protect::{self, Change};
 use crate::{Caller, NodeId, Overlay};
+use acetate_layer::mark::{Dialect, Mark};
 use acetate_layer::{At, Errno, Kind, SetXattr, UpperLayer, acl, mark};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -85,6 +86,10 @@ impl<L: UpperLayer> Overlay<L> {
         }
         protect::check(&node, Change::Content)?;
         let disk = mark::to_disk(self.config.dialect, name).step(STEP)?;
+        // It would keep mounts away from the layer: they do not ask in which dialect its marks are.
+        if node.id == NodeId::ROOT && *disk == *Dialect::User.name(Mark::Compat) {
+            return Err(OpError::NotPermitted);
+        }
         self.copy_up(&node, Data::Below)?;
         let state = node.state.read();
         let at = state.in_upper()?;
