@@ -108,6 +108,11 @@ impl Trial {
     pub(crate) fn end_round(&mut self, now: Instant, waiting: &Waiting) -> Way {
         let took = self.since.replace(now).map(|since| now.saturating_duration_since(since));
         let filled = took.filter(|took| *took <= LONGEST_ROUND);
+        if let [way] = self.ways[..] {
+            // There is nothing to try. With few requests each way will do.
+            waiting.set(way);
+            return if took == filled { way } else { Way::One };
+        }
         match (&mut self.state, filled) {
             // Nothing can be compared with a pause.
             (State::Trying(rounds), None) => rounds.clear(),
@@ -238,6 +243,19 @@ mod tests {
         assert_eq!(trial.end_round(now, &Waiting::default()), Way::One, "but few");
         now += Duration::from_millis(4);
         assert_eq!(trial.end_round(now, &Waiting::default()), Way::Two);
+    }
+
+    #[test]
+    fn what_is_the_only_way_is_not_tried() {
+        let (mut trial, waiting, mut now) =
+            (Trial::new(vec![Way::Awake]), Waiting::default(), Instant::now());
+        let mut after = |millis| {
+            now += Duration::from_millis(millis);
+            trial.end_round(now, &waiting)
+        };
+        assert_eq!([0, 5, 5000, 5].map(&mut after), [Way::Awake, Way::Awake, Way::One, Way::Awake]);
+        assert_eq!(waiting.name(), "processors awake");
+        assert!(matches!(&trial.state, State::Trying(rounds) if rounds.is_empty()));
     }
 
     #[test]

@@ -167,7 +167,13 @@ fn paragraph(entry: &Entry) -> String {
             // Writing to a String cannot fail.
             let _infallible = writeln!(text, ")\n  options  {options}");
         }
-        None => text.push_str(")\n  its daemon is gone or not yours\n"),
+        None => {
+            let point = &entry.mountpoint;
+            let _infallible = writeln!(
+                text,
+                ")\n  its daemon is gone or not yours; if it is gone: acetate umount --lazy {point}"
+            );
+        }
     }
     text
 }

@@ -2,7 +2,7 @@
 //!
 //! The layers are the same either way, so one driver goes on where the other has stopped.
 
-use super::{Checked, Request, Target, place};
+use super::{Checked, Request, Target, with_work};
 use crate::error::Failure;
 use crate::options::{self, Compat, Fsync, Mounter, Options, RedirectDir, Resolved, Uuid, Verity, Xino};
 use crate::out::shown;
@@ -46,14 +46,8 @@ pub(crate) fn by_kernel(request: &Request) -> Result<ByKernel, Failure> {
             "leave it out, or mount with --driver fuse",
         )));
     }
-    let made = request.make_work.then(|| place::make(options.work.as_ref())).transpose()?.flatten();
-    let result = mount(request, &target);
-    if !matches!(result, Ok(ByKernel::Mounted(_)))
-        && let Some(made) = made
-    {
-        made.remove();
-    }
-    result
+    let is_mounted = |result: &Result<ByKernel, Failure>| matches!(result, Ok(ByKernel::Mounted(_)));
+    with_work(request, is_mounted, || mount(request, &target))
 }
 
 fn mount(request: &Request, target: &Target) -> Result<ByKernel, Failure> {

@@ -58,11 +58,20 @@ pub(crate) struct Plan {
 /// # Errors
 /// The first check that fails, in the kernel's order.
 pub(crate) fn prepare(request: &Request) -> Result<Plan, Failure> {
-    let options = &request.parsed.options;
     let target = Target::find(&request.target)?;
-    let made = request.make_work.then(|| place::make(options.work.as_ref())).transpose()?.flatten();
-    let result = prepare_at(request, target);
-    if let (Err(_), Some(made)) = (&result, made) {
+    with_work(request, Result::is_ok, || prepare_at(request, target))
+}
+
+/// Makes the work directory if that is wished, for what needs it; unless that is a success, it goes again.
+fn with_work<T>(
+    request: &Request,
+    is_success: impl FnOnce(&Result<T, Failure>) -> bool,
+    act: impl FnOnce() -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    let work = request.parsed.options.work.as_ref().filter(|_| request.make_work);
+    let made = work.map(place::make).transpose()?.flatten();
+    let result = act();
+    if let Some(made) = made.filter(|_| !is_success(&result)) {
         made.remove();
     }
     result

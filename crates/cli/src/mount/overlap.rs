@@ -2,8 +2,7 @@
 
 use super::place::Place;
 use crate::error::Failure;
-use crate::out::{cause, shown};
-use rustix::io::Errno;
+use crate::out::shown;
 use std::collections::{HashMap, HashSet};
 
 /// Upper and work have to be on one mount, and apart from one another: objects are renamed between them.
@@ -72,12 +71,11 @@ pub(super) fn check_lowers(
 fn overlaps(lower: &Place, how: &str, other: &Place) -> Failure {
     Failure::new(
         format_args!(
-            "{}: {}: {how} the {} {}: {}",
+            "{}: {}: {how} the {} {}",
             lower.role.words(),
             shown(&lower.path),
             other.role.words(),
-            shown(&other.path),
-            cause(Errno::LOOP)
+            shown(&other.path)
         ),
         "give every layer a directory of its own, none inside another",
     )

@@ -131,8 +131,8 @@ impl Made {
 ///
 /// # Errors
 /// Those of mkdir(2).
-pub(super) fn make(work: Option<&OsString>) -> Result<Option<Made>, Failure> {
-    let Some(work) = work.map(Path::new) else { return Ok(None) };
+pub(super) fn make(work: &OsString) -> Result<Option<Made>, Failure> {
+    let work = Path::new(work);
     match std::fs::DirBuilder::new().mode(0o700).create(work) {
         Ok(()) => Ok(Some(Made(work.into()))),
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(None),
