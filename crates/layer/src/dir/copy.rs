@@ -36,8 +36,8 @@ pub(super) fn range(from: (&File, u64), to: (&File, u64), len: u64) -> Result<u6
 /// leaving holes. `cannot_clone` is set once the filesystem of `to` has said that it shares none.
 ///
 /// # Errors
-/// Those of reading and writing (`ENOSPC`, `EIO`), and `EINTR` when `go_on`, which is asked before each piece, says no;
-/// `to` then holds some of the data.
+/// Those of reading and writing (`ENOSPC`, `EIO`), and `EINTR` when `go_on`, which is asked every [`CHUNK_BYTES`] and more
+/// often where pieces are small, says no; `to` then holds some of the data.
 pub(super) fn data(
     from: &File,
     to: &File,
@@ -70,6 +70,8 @@ fn extents(from: &File, to: &File, size: u64, go_on: &dyn Fn() -> bool) -> Resul
     let mut by = if size <= SMALL_BYTES { By::Hand(vec![0; size as usize]) } else { By::Kernel };
     let mut written = 0;
     let mut offset = 0;
+    // To ask takes as long as to copy a small file.
+    let mut unasked = 0;
     while offset < size {
         let (start, end) = match seek(from, SeekFrom::Data(offset)) {
             // Nothing but a hole is left.
@@ -88,14 +90,18 @@ fn extents(from: &File, to: &File, size: u64, go_on: &dyn Fn() -> bool) -> Resul
         let end = end.min(size);
         let mut at = start;
         while at < end {
-            if !go_on() {
-                return Err(Errno::INTR);
+            if unasked >= CHUNK_BYTES {
+                if !go_on() {
+                    return Err(Errno::INTR);
+                }
+                unasked = 0;
             }
             let count = step(&mut by, from, to, at, end - at)?;
             if count == 0 {
                 // The source has become shorter.
                 return Ok(written);
             }
+            unasked += count.max(SMALL_BYTES);
             at += count;
             written = at;
         }
