@@ -101,10 +101,10 @@ impl<L: UpperLayer> Overlay<L> {
         Ok(Some(Links { union, below: lower }))
     }
 
-    /// Stores the number of names relative to the links of the copy.
+    /// Stores the number of names of what is indexed relative to the links of the copy.
     pub(crate) fn store_links(&self, upper: &L, state: &State<L>) -> Result<()> {
         const STEP: &str = "store the number of names";
-        let (Some(links), Some(at)) = (state.links(), state.upper_at()) else {
+        let (Some(_), Some(links), Some(at)) = (state.index(), state.links(), state.upper_at()) else {
             return Ok(());
         };
         let now = upper.stat(at).step(STEP)?.nlink;

@@ -24,7 +24,7 @@ pub(crate) struct Found<L: UpperLayer> {
     pub redirect: Option<Redirect>,
     /// Attributes of the topmost part.
     pub stat: Stat,
-    /// An object in upper has the number of its origin.
+    /// An object in upper says where it comes from.
     pub has_origin: bool,
     /// The inode number.
     pub ino: u64,
@@ -255,11 +255,11 @@ impl<L: UpperLayer> Overlay<L> {
         if let Some(source) = &source {
             // Only what has one name, or is indexed, says where it comes from.
             let one_name = is_dir || matches!(source.nlink, 1 | UNKNOWN_LINKS);
-            if found.index.is_some() || self.config.index != Index::All && one_name {
-                found.has_origin = true;
-                if let Some(ino) = source.ino {
-                    found.ino = self.inodes.lower(source.layer, ino);
-                }
+            found.has_origin = found.index.is_some() || one_name;
+            // Where everything is indexed, what is not has a number of its own, as in the kernel.
+            let keeps_number = found.index.is_some() || self.config.index != Index::All && one_name;
+            if let Some(ino) = source.ino.filter(|_| keeps_number) {
+                found.ino = self.inodes.lower(source.layer, ino);
             }
         }
         if !is_dir && !found.metacopy {

@@ -51,14 +51,14 @@ impl<L: UpperLayer> Overlay<L> {
             return Ok(false);
         }
         let value = self.origin_value(lower)?;
-        if layer.set_xattr(upper.at(), name, &value, SetXattr::Any).is_err() {
-            return Ok(false);
-        }
         if let Some(at) = parent.upper_at() {
             let impure = self.config.dialect.name(Mark::Impure);
             // As above: without it only the inode numbers of a listing differ.
             let _not_essential = layer.set_xattr(at, impure, b"y", SetXattr::Any);
             (self.changed)(dir.id, Changed::Attributes);
+        }
+        if layer.set_xattr(upper.at(), name, &value, SetXattr::Any).is_err() {
+            return Ok(false);
         }
         Ok(true)
     }

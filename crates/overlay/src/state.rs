@@ -389,7 +389,7 @@ impl<L: UpperLayer> State<L> {
         matches!(self.parts.upper(), Some(Object::Here { .. } | Object::Named { .. }))
     }
 
-    /// An object in upper whose number is that of the lower object it was copied from.
+    /// An object in upper that says from which lower object it was copied.
     pub fn has_origin(&self) -> bool {
         self.parts.upper().is_some_and(|object| object.home().flag)
     }

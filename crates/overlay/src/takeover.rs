@@ -201,6 +201,13 @@ impl<L: UpperLayer> Overlay<L> {
         }
         let node = Arc::new(Node::new(id, old.kind, state));
         node.set_record(ledger.record_of(&old));
+        if lower.is_none() {
+            let stat = self.stat(&node).ok()?;
+            if stat.nlink > 0 {
+                // Its other names are to lead here, too.
+                let _same_node = self.nodes.set_linked(stat.ino, &node);
+            }
+        }
         self.settle(&node);
         Some(node)
     }

@@ -4,6 +4,7 @@
 //! `ACETATE_LOCKSTEP_SEED` chooses others. Longer runs, each with a seed of its own:
 //! `cargo run --release -p acetate-testkit -- lockstep --minutes N`.
 
+use std::path::Path;
 use std::process::Command;
 
 use acetate_testkit::driver::acetate_bin;
@@ -70,5 +71,26 @@ fn changing_hands() -> Result<()> {
     for options in ["", "redirect_dir=on", "metacopy=on", "index=on,metacopy=on", "index=on,xino=on"] {
         slice("ext4", options, "15", &["--handover"])?;
     }
+    Ok(())
+}
+
+/// Short scripts that have shown a bug once, or a difference that is accepted for its reason only.
+#[test]
+fn scripts_that_have_failed() -> Result<()> {
+    if !have("lockstep", &[Need::Root, Need::Fuse, Need::KernelOverlay])? {
+        return Ok(());
+    }
+    let program = acetate_bin()?.with_file_name("testkit");
+    let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("lockstep");
+    let mut count = 0;
+    for script in std::fs::read_dir(&scripts).with_context(|| scripts.display().to_string())? {
+        let script = script?.path();
+        let output = Command::new(&program).args(["lockstep", "--replay"]).arg(&script).output()?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let (shown, errors) = (script.display(), String::from_utf8_lossy(&output.stderr));
+        ensure!(output.status.success(), "{shown}: {}\n{text}{errors}", output.status);
+        count += 1;
+    }
+    ensure!(count > 0, "{} is empty", scripts.display());
     Ok(())
 }

@@ -397,6 +397,9 @@ impl UpperLayer for MemLayer {
                 at += self.write_at(to, &buf[..got], at)? as u64;
             }
         }
+        if self.stat(At::Open(to))?.size == size {
+            return Ok(());
+        }
         self.set_len(At::Open(to), size)
     }
 

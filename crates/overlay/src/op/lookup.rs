@@ -120,11 +120,18 @@ impl<L: UpperLayer> Overlay<L> {
         if let Some(key) = found.shared.clone() {
             return self.adopt_shared(dir, name, found, key).map(Some);
         }
-        let linked = found.upper.is_some() && found.stat.kind != Kind::Dir && found.stat.nlink > 1;
-        if linked && let Some(node) = self.nodes.linked(found.stat.ino) {
+        let named_upper = found.upper.as_ref().filter(|_| found.stat.kind != Kind::Dir);
+        let linked = named_upper.is_some() && found.stat.nlink > 1;
+        // Also of what has one name now: the name by which it was known may be gone.
+        if let Some(real) = named_upper
+            && let Some(node) = self.nodes.linked(found.stat.ino)
+        {
             let mut state = node.state.write();
             if !state.has_place(dir, name) {
                 state.add_place(Place { parent: dir.clone(), name: name.into(), in_upper: true });
+                if matches!(state.upper_at(), Some(At::Open(_))) {
+                    state.set_upper(real.clone());
+                }
                 node.record_places(&state);
             }
             drop(state);

@@ -164,9 +164,15 @@ impl<L: UpperLayer> Overlay<L> {
             return Ok(());
         }
         let _names = dir.as_dir()?.ns.read();
+        let has_its_own = |child: &Node<L>, ino| {
+            let state = child.state.read();
+            // A copy that should be in the index and is not: mounts with other options give it the lower number.
+            let missing = self.config.index == Index::All && state.has_origin();
+            state.ino == ino && !missing
+        };
         for entry in listing.iter() {
             match self.child(dir, entry.name) {
-                Ok(Some(child)) if child.state.read().ino == entry.ino => {}
+                Ok(Some(child)) if has_its_own(&child, entry.ino) => {}
                 Ok(None) => {}
                 // "Cannot tell" keeps the mark.
                 Ok(Some(_)) | Err(_) => return Ok(()),

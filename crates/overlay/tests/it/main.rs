@@ -10,6 +10,7 @@ mod cost;
 mod engine;
 mod faults;
 mod kernel;
+mod links;
 mod model;
 mod op;
 mod side;

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -78,6 +78,23 @@ pub fn execute(root: &Path, slots: &mut Slots, op: &Op) -> Outcome {
         _ => data(slots, op),
     };
     match result {
+        Ok(fields) => Outcome::Done(fields),
+        Err(error) => Outcome::Failed(errno::name(error)),
+    }
+}
+
+/// Returns the type of the object that a slot holds, and the path by which the kernel knows it, with ` (deleted)` behind
+/// the name that it had.
+pub fn whereabouts(slots: &Slots, slot: u8) -> Outcome {
+    let look = || {
+        let file = held(slots, slot)?;
+        let kind = FileType::from_raw_mode(rustix::fs::fstat(file)?.st_mode);
+        let path = rustix::fs::readlink(format!("/proc/self/fd/{}", file.as_raw_fd()), Vec::new())?;
+        let mut fields = one("type", type_word(kind));
+        fields.extend(one("path", escape(path.as_bytes())));
+        Ok(fields)
+    };
+    match look() {
         Ok(fields) => Outcome::Done(fields),
         Err(error) => Outcome::Failed(errno::name(error)),
     }
@@ -230,6 +247,10 @@ fn change(root: &Path, slots: &Slots, op: &Op) -> Called {
         }
         // Comes to a FUSE server as the same request as a write that takes set-id bits away, so it cannot be refused.
         Op::Chown { uid: None, gid: None, .. } if !rustix::process::geteuid().is_root() => Err(Errno::PERM),
+        // Such a request that follows the loss of capabilities is that of a write by root, which leaves the bits alone.
+        Op::Chown { uid: None, gid: None, target } if has_capabilities(root, slots, target) => {
+            Err(Errno::PERM)
+        }
         Op::Chown { target: Target::Path(path), uid, gid } => {
             let (uid, gid) = owner(uid, gid);
             rustix::fs::chownat(CWD, full(root, path), uid, gid, AtFlags::SYMLINK_NOFOLLOW)
@@ -250,6 +271,18 @@ fn change(root: &Path, slots: &Slots, op: &Op) -> Called {
         _ => Err(Errno::NOSYS),
     }
     .map(done)
+}
+
+fn has_capabilities(root: &Path, slots: &Slots, target: &Target) -> bool {
+    let mut nothing = [0_u8; 0];
+    let name = "security.capability";
+    match target {
+        Target::Path(path) => rustix::fs::lgetxattr(full(root, path), name, &mut nothing),
+        Target::Slot(slot) => {
+            held(slots, *slot).and_then(|file| rustix::fs::fgetxattr(file, name, &mut nothing))
+        }
+    }
+    .is_ok()
 }
 
 fn xattr(root: &Path, slots: &Slots, op: &Op) -> Called {

@@ -30,7 +30,10 @@ pub fn script(seed: u64, options: &str) -> Script {
     let names = Names::new(&mut rng);
     let prefix: &[u8] =
         if options.split(',').any(|o| o == "userxattr") { b"user.overlay." } else { b"trusted.overlay." };
-    let mut stack = Stack { names, prefix: prefix.to_vec(), layers: BTreeMap::new(), entries: Vec::new() };
+    let has = |word: &str| options.split(',').any(|o| o == word);
+    let files_alone = has("userxattr") && has("index=on");
+    let (layers, entries) = (BTreeMap::new(), Vec::new());
+    let mut stack = Stack { names, prefix: prefix.to_vec(), files_alone, layers, entries };
     let lowers = if rng.bool() { 1 } else { rng.usize(2..=5) };
     for number in (1..=lowers).rev() {
         stack.layer(&mut rng, Layer::Lower(number));
@@ -139,6 +142,8 @@ pub(super) fn acl_value(rng: &mut Rng) -> Vec<u8> {
 struct Stack {
     names: Names,
     prefix: Vec<u8>,
+    /// Only regular files get several names.
+    files_alone: bool,
     /// What each layer has at each path, implied parents included: true for a directory.
     layers: BTreeMap<Layer, BTreeMap<Vec<u8>, bool>>,
     entries: Vec<Entry>,
@@ -233,7 +238,13 @@ impl Stack {
 
     fn link_target(&self, rng: &mut Rng, layer: Layer) -> Option<Vec<u8>> {
         let can = |entry: &&Entry| {
-            entry.layer == layer && !matches!(entry.body, Body::Dir | Body::Link(_) | Body::Whiteout)
+            let fits = match entry.body {
+                Body::File { .. } => true,
+                Body::Dir | Body::Link(_) | Body::Whiteout => false,
+                // The kernel refuses to copy those that it cannot mark (docs/semantics.md, difference 26).
+                _ => !self.files_alone,
+            };
+            entry.layer == layer && fits
         };
         let targets: Vec<&Entry> = self.entries.iter().filter(can).collect();
         if targets.is_empty() { None } else { Some(targets[rng.usize(..targets.len())].path.clone()) }

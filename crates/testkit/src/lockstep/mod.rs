@@ -24,6 +24,7 @@ pub mod op;
 pub mod script;
 pub mod setup;
 pub mod shrink;
+pub mod taken;
 pub mod text;
 pub mod worker;
 

@@ -15,7 +15,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use rustix::fs::{Gid, Mode, Uid};
 
-use super::exec::{Outcome, Slots, execute};
+use super::exec::{Outcome, Slots, execute, whereabouts};
 use super::op::Op;
 use super::text::{escape, octal, unescape};
 
@@ -79,6 +79,7 @@ fn serve(stream: &UnixStream) -> Result<()> {
                 root = PathBuf::from(std::ffi::OsStr::from_bytes(&unescape(path)?));
                 "ok".to_owned()
             }
+            ["where", slot] => whereabouts(&slots, slot.parse().context("slot")?).to_string(),
             [umask, ref call @ ..] => {
                 rustix::process::umask(Mode::from_raw_mode(octal(umask)?));
                 execute(&root, &mut slots, &Op::parse(call)?).to_string()
@@ -134,6 +135,14 @@ impl Worker {
     pub fn call(&mut self, umask: u32, op: &Op, patience: Duration) -> Result<Outcome> {
         let answer = self.ask(&format!("{umask:03o} {op}"), patience)?;
         Ok(Outcome::parse(&answer))
+    }
+
+    /// Asks what a slot holds and where; see [`whereabouts`].
+    ///
+    /// # Errors
+    /// The worker is gone.
+    pub fn whereabouts(&mut self, slot: u8) -> Result<Outcome> {
+        Ok(Outcome::parse(&self.ask(&format!("where {slot}"), Duration::from_secs(60))?))
     }
 
     fn ask(&mut self, request: &str, patience: Duration) -> Result<String> {
