@@ -4,7 +4,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use acetate_testkit::kills::{
     Plan,
-    cli::{OPTIONS, kept},
+    cli::{OPTIONS, OWNERS, kept},
     run,
 };
 use acetate_testkit::need::{Need, have};
@@ -83,4 +83,14 @@ fn killed_at_any_call_the_tree_is_the_old_or_the_new_one() -> Result<()> {
 #[test]
 fn whichever_call_fails_the_tree_is_the_old_or_the_new_one() -> Result<()> {
     sweep(false, 80)
+}
+
+/// Where owners, modes and whiteouts are stored otherwise than they are shown.
+#[test]
+fn killed_at_any_call_the_tree_is_whole_with_the_options_of_owners() -> Result<()> {
+    if !have("kills with the options of owners", &[Need::Root, Need::Fuse, Need::KernelOverlay])? {
+        return Ok(());
+    }
+    let seed = seed()?;
+    OWNERS.iter().try_for_each(|options| sweep_of((*options).into(), true, 30, seed))
 }

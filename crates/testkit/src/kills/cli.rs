@@ -62,6 +62,10 @@ pub struct Args {
 /// The options that each bring other steps.
 pub const OPTIONS: [&str; 4] = ["", "redirect_dir=on", "metacopy=on,index=on", "nfs_export=on"];
 
+/// Options of owners, modes and whiteouts, as container engines have them; the kernel's overlayfs has none of them.
+pub const OWNERS: [&str; 3] =
+    ["xattr_permissions=2", "uidmapping=100000:0:65536,gidmapping=100000:0:65536", "oci_whiteouts"];
+
 /// The options of a mount that outlives its server.
 pub fn kept(options: &str) -> String {
     let words = [options, super::KEPT];
