@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 const STEP: &str = "access an xattr";
+const STICKY: u32 = 0o1000;
 const SET_GID: u32 = 0o2000;
 
 impl<L: UpperLayer> Overlay<L> {
@@ -76,7 +77,7 @@ impl<L: UpperLayer> Overlay<L> {
         name: &[u8],
         value: &[u8],
         how: SetXattr,
-        _caller: &Caller,
+        caller: &Caller,
         clear_set_gid: bool,
     ) -> Result<()> {
         let node = self.node(node)?;
@@ -84,6 +85,7 @@ impl<L: UpperLayer> Overlay<L> {
         if Told::of(name).is_some() {
             return Err(OpError::NotPermitted);
         }
+        self.check_sticky_root(&node, name, caller)?;
         protect::check(&node, Change::Content)?;
         let disk = mark::to_disk(self.config.dialect, name).step(STEP)?;
         // It would keep mounts away from the layer: they do not ask in which dialect its marks are.
@@ -103,6 +105,17 @@ impl<L: UpperLayer> Overlay<L> {
         Ok(())
     }
 
+    /// Only its owner changes `user.*` of a sticky directory (`xattr_permission`, fs/xattr.c). The kernel decides, but for the
+    /// root of a new mount, whose mode it has not asked for yet.
+    fn check_sticky_root(&self, node: &Node<L>, name: &[u8], caller: &Caller) -> Result<()> {
+        if node.id != NodeId::ROOT || caller.uid == 0 || !name.starts_with(b"user.") {
+            return Ok(());
+        }
+        let stat = self.stat(node)?;
+        let is_others = stat.mode & STICKY != 0 && stat.uid != caller.uid;
+        if is_others { Err(OpError::NotPermitted) } else { Ok(()) }
+    }
+
     /// Removes an attribute. One that is missing is not worth a copy-up. An access ACL takes the set-group-id bit with it,
     /// unless root removes it or who is of the file's group.
     ///
@@ -114,6 +127,7 @@ impl<L: UpperLayer> Overlay<L> {
         if Told::of(name).is_some() {
             return Err(OpError::NotPermitted);
         }
+        self.check_sticky_root(&node, name, caller)?;
         protect::check(&node, Change::Content)?;
         // What cannot have a default ACL has lost it.
         if name == acl::DEFAULT && node.kind != Kind::Dir {
