@@ -14,6 +14,7 @@ use acetate_testkit::takeover::{PROGRAMS, attempt, holder, many_nodes, server};
 use anyhow::{Context, Result, ensure};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::lifecycle::{Stage, USUAL, eventually, stderr, succeeded};
@@ -480,5 +481,24 @@ fn programs_do_not_notice_that_servers_are_killed() -> Result<()> {
         kills += killed;
     }
     ensure!(kills > 20, "only {kills} servers were killed");
+    Ok(())
+}
+
+/// It often gets the device number of the mount before it.
+#[test]
+fn the_mount_that_comes_next_is_left_alone() -> Result<()> {
+    if !can("the_mount_that_comes_next_is_left_alone")? {
+        return Ok(());
+    }
+    let stage = Stage::new("takeover-next")?;
+    let merged = stage.path("merged");
+    for _ in 0..20 {
+        stage.mount("lowerdir=lower,upperdir=upper,workdir=work")?;
+        let holder = holder(&merged)?;
+        unmount(&merged, UnmountFlags::empty())?;
+        mount("next", &merged, "tmpfs", MountFlags::empty(), None)?;
+        expect_gone(holder)?;
+        unmount(&merged, UnmountFlags::empty()).context("the next mount is gone")?;
+    }
     Ok(())
 }

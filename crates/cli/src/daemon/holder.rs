@@ -6,9 +6,10 @@
 //! down many servers is answered with `EIO` by the next one. Whoever is to hold nothing, because the mount cannot be taken
 //! over, goes away and leaves the server alone.
 
+use super::identity::Identity;
 use super::keep::{self, Item, Key, Message};
 use super::privileges;
-use super::serve::{Place, device_at};
+use super::serve::Place;
 use super::unmount::{Unmount, unmount};
 use crate::error::Failure;
 use crate::out::{cause, note, shown, warn};
@@ -113,7 +114,7 @@ struct Asked {
 struct Hold<F> {
     place: Place,
     /// The mount point, and what is mounted there.
-    mount: Option<(PathBuf, Option<(u32, u32)>)>,
+    mount: Option<(PathBuf, Identity)>,
     signals: UnixStream,
     kept: HashMap<Key, Item>,
     /// What the next server is.
@@ -201,9 +202,8 @@ impl<F: FnOnce(Option<&Path>)> Hold<F> {
         // With the device the connection goes, and nobody waits for an answer.
         self.kept.clear();
         self.control = None;
-        if let Some((point, device)) = self.mount.take()
-            && device.is_some()
-            && device_at(&point) == device
+        if let Some((point, identity)) = self.mount.take()
+            && Identity::at(&point) == Some(identity)
             && let Err(errno) = unmount(&point, Unmount::Detach)
         {
             warn(format_args!("{}: cannot be unmounted: {errno}", shown(&point)));
@@ -327,7 +327,7 @@ impl<F: FnOnce(Option<&Path>)> Hold<F> {
             Message::Keep(item) => {
                 if item.key == Key::Device {
                     let point = PathBuf::from(OsString::from_vec(item.text.clone()));
-                    self.mount = Some((point.clone(), device_at(&point)));
+                    self.mount = Identity::at(&point).map(|identity| (point, identity));
                 }
                 self.kept.insert(item.key, item);
             }

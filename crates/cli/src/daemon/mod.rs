@@ -5,6 +5,7 @@
 //! child's exit status after the child has printed why not.
 
 pub(crate) mod holder;
+mod identity;
 mod inherit;
 mod keep;
 pub(crate) mod notify;

@@ -1,5 +1,6 @@
 //! Mounting and serving.
 
+use super::identity::Identity;
 use super::inherit::{Inherited, Known, Role, Wanted};
 use super::keep::{Holder, Key};
 use super::statistics::Statistics;
@@ -7,7 +8,6 @@ use super::status::Socket;
 use super::{READY, holder, inherit, notify, privileges, signals};
 use crate::error::Failure;
 use crate::mount::{Locks, Opened, Plan, Request, prepare, prepare_again};
-use crate::mountinfo;
 use crate::options::{BusyPoll, Compat, LowerChanges, Options, RedirectDir, Switch, Uuid, Xino};
 use crate::out::{cause, exact, note, shown, warn};
 use crate::record::{self, Record};
@@ -104,7 +104,7 @@ fn serve(
         Role::First(holder) => mount(request, Some((&holder, wanted)))?,
         Role::Only => mount(request, None)?,
     };
-    let mounted = Mounted { device: started.device, point: started.target.clone(), keep: false };
+    let mounted = Mounted { identity: started.identity, point: started.target.clone(), keep: false };
     let Opened { upper, lowers, data, rules, archives, hidden_by_files, dialect, .. } = opened;
     // Let go of once the layers are.
     let _locks = locks;
@@ -157,8 +157,8 @@ fn mount(request: &Request, holder: Option<(&Holder, Wanted)>) -> Result<(Starte
     let connection = Connection::mount(&target.path, &spec)
         .map_err(|error| refused(&error, request))?
         .with_polling(polling(options));
-    let device = device_at(&target.path);
-    device.inspect(|device| read_far_ahead(*device));
+    let identity = Identity::at(&target.path);
+    identity.inspect(|identity| read_far_ahead(identity.device));
     let parent = rustix::process::getppid().map(|pid| pid.as_raw_nonzero().get().cast_unsigned());
     record.holder = parent.filter(|_| holder.is_some());
     let ledger = holder.and_then(|(holder, wanted)| {
@@ -167,7 +167,7 @@ fn mount(request: &Request, holder: Option<(&Holder, Wanted)>) -> Result<(Starte
     let holder = holder.filter(|_| ledger.is_some()).map(|(holder, _)| holder.clone());
     let known = ledger.map_or(Known::Nothing, |ledger| Known::Recorded(Box::new(ledger)));
     let target = target.path;
-    Ok((Started { connection, config, record, target, device, known, holder }, opened, locks))
+    Ok((Started { connection, config, record, target, identity, known, holder }, opened, locks))
 }
 
 /// Takes the place of a server that has ended.
@@ -177,14 +177,14 @@ fn take_over(
     inherited: Inherited,
 ) -> Result<(Started, Opened, Locks), Failure> {
     let Inherited { device: connection, target, record, locks, layers, memory, files } = inherited;
-    let device = device_at(&target);
+    let identity = Identity::at(&target);
     signals::hold()?;
     let opened = prepare_again(request, &layers)?;
     let config = config(&opened, is_read_only(request, &opened))?;
     let connection = Connection::from_device(connection).with_polling(polling(&request.parsed.options));
     let known = Known::before(holder, memory, files);
     let holder = Some(holder.clone());
-    Ok((Started { connection, config, record, target, device, known, holder }, opened, locks))
+    Ok((Started { connection, config, record, target, identity, known, holder }, opened, locks))
 }
 
 /// A mount that waits for its layers.
@@ -194,7 +194,7 @@ struct Started {
     record: Record,
     target: PathBuf,
     /// Of the mount.
-    device: Option<(u32, u32)>,
+    identity: Option<Identity>,
     known: Known,
     /// Who starts the next server, if one can take over.
     holder: Option<Holder>,
@@ -207,7 +207,7 @@ impl Started {
         stack: Stack<L>,
         ready: impl FnOnce(Option<&Path>),
     ) -> Result<Result<Ended, ServeError>, Failure> {
-        let Started { connection, config, mut record, target, device, known, holder } = self;
+        let Started { connection, config, mut record, target, identity, known, holder } = self;
         let overlay = Overlay::new(stack, config, Box::new(connection.notifier()))
             .map_err(|error| {
                 Failure::errno(format_args!("put the layers together: {error}"), error.errno())
@@ -218,10 +218,10 @@ impl Started {
         let left = privileges::shed();
         record.capabilities = left.capabilities;
         record.no_new_privs = left.no_new_privs;
-        signals::listen(target, device, holder.is_some())?;
+        signals::listen(target, identity, holder.is_some())?;
         record.pid = std::process::id();
         record.version = env!("CARGO_PKG_VERSION").into();
-        let kept = device.and_then(|device| keep_record(device, &record));
+        let kept = identity.and_then(|identity| keep_record(identity.device, &record));
         let kept_record = kept.as_ref();
         if let (Some(holder), Some(kept)) = (&holder, kept_record) {
             // Whoever waits for the end of the mount waits for the holder, too. It is not waited for then.
@@ -273,16 +273,9 @@ fn serve_connection<L: UpperLayer>(
     })
 }
 
-/// The device of what is mounted at a place. The mount table says it, not the mount: a daemon that asks its own mount waits
-/// for itself.
-pub(super) fn device_at(point: &Path) -> Option<(u32, u32)> {
-    mountinfo::at(point).ok().flatten().map(|mount| mount.device)
-}
-
 /// A mount that is taken back unless it was served to its end.
 struct Mounted {
-    /// What it is to be known by.
-    device: Option<(u32, u32)>,
+    identity: Option<Identity>,
     point: PathBuf,
     keep: bool,
 }
@@ -296,7 +289,7 @@ impl Mounted {
 impl Drop for Mounted {
     fn drop(&mut self) {
         // Somebody else may have mounted something there since.
-        if !self.keep && device_at(&self.point) == self.device {
+        if !self.keep && Identity::at(&self.point) == self.identity {
             // It may be gone already, or cover nothing any more.
             let _as_far_as_possible = super::unmount::unmount(&self.point, super::unmount::Unmount::Detach);
         }

@@ -1,6 +1,6 @@
 //! Signals: the daemon ends with its mount, and takes the mount with it.
 
-use super::serve::device_at;
+use super::identity::Identity;
 use super::unmount::{Unmount, unmount};
 use crate::error::Failure;
 use crate::out::{cause, note, shown, warn};
@@ -27,12 +27,12 @@ pub(super) fn hold() -> Result<(), Failure> {
 }
 
 /// Starts to listen: the first signal unmounts. If the mount is in use it leaves the tree and is served until its last
-/// user has gone; another signal ends it at once. `device` is what the mount is known by. `held`: what is sent to all
+/// user has gone; another signal ends it at once. `identity` is that of the mount. `held`: what is sent to all
 /// processes of the mount comes twice, once from the holder, and is one signal.
 ///
 /// # Errors
 /// If handlers cannot be set.
-pub(super) fn listen(point: PathBuf, device: Option<(u32, u32)>, held: bool) -> Result<(), Failure> {
+pub(super) fn listen(point: PathBuf, identity: Option<Identity>, held: bool) -> Result<(), Failure> {
     let failed = |error: std::io::Error| Failure::io("listen for signals", &error);
     let mut signals = Signals::new(ENDING).map_err(failed)?;
     // Held back until now, if not by us then by whoever started this.
@@ -48,7 +48,7 @@ pub(super) fn listen(point: PathBuf, device: Option<(u32, u32)>, held: bool) -> 
                 None => asked = Some(Instant::now()),
             }
             // It may have been detached, and somebody else may have mounted something there since.
-            if device_at(&point) == device {
+            if Identity::at(&point) == identity {
                 end(&point);
             }
         }
