@@ -114,6 +114,11 @@ impl Layers {
         Ok(layers)
     }
 
+    /// The lower directories and an empty one above them: without an upper layer the kernel wants two.
+    pub fn stack_of_two(&self, lowers: Lowers) -> Vec<PathBuf> {
+        [vec![self.empty.clone()], self.stack(lowers)].concat()
+    }
+
     /// The lower directories, the topmost first.
     pub fn stack(&self, lowers: Lowers) -> Vec<PathBuf> {
         match lowers {

@@ -50,6 +50,9 @@ struct Args {
     /// All systems by an ordinary user in a user namespace of theirs
     #[arg(long)]
     rootless: bool,
+    /// Mount without an upper layer; only workloads that change nothing
+    #[arg(long)]
+    read_only: bool,
     /// Where to work: set for the process of the ordinary user
     #[arg(long, value_name = "DIR", hide = true)]
     inside: Option<PathBuf>,
@@ -109,7 +112,7 @@ fn run(args: &Args) -> anyhow::Result<bool> {
         }
         return Ok(true);
     }
-    let workloads = pick(&args.only)?;
+    let workloads = pick(&args.only, args.read_only)?;
     if !rustix::process::geteuid().is_root() {
         bail!("mounting and dropping caches need root; run it with sudo");
     }
@@ -127,8 +130,9 @@ fn run(args: &Args) -> anyhow::Result<bool> {
 fn compare(args: &Args, workloads: &[&'static Workload], dir: &Path) -> anyhow::Result<bool> {
     let systems = System::find(&args.systems)?;
     say("making layers");
-    let place = Place { layers: Layers::make(dir)?, dir, rootless: args.rootless };
-    let mut report = Report::new(args.fs.kind().name(), args.rounds, args.rootless, &systems, workloads);
+    let place = Place { layers: Layers::make(dir)?, dir, rootless: args.rootless, read_only: args.read_only };
+    let report = Report::new(args.fs.kind().name(), args.rounds, args.rootless, &systems, workloads);
+    let mut report = report.of_read_only(args.read_only);
     for round in 0..args.rounds {
         for (row, workload) in workloads.iter().enumerate() {
             say(&format!("round {} of {}: {}", round + 1, args.rounds, workload.name));
@@ -160,13 +164,19 @@ fn compare(args: &Args, workloads: &[&'static Workload], dir: &Path) -> anyhow::
     Ok(report.rows.iter().all(|row| row.failures.is_empty()))
 }
 
-fn pick(names: &[String]) -> anyhow::Result<Vec<&'static Workload>> {
+/// The workloads of these names, or all; `read_only`: that change nothing.
+fn pick(names: &[String], read_only: bool) -> anyhow::Result<Vec<&'static Workload>> {
+    let possible = |workload: &&Workload| !read_only || workload.only_reads();
     if names.is_empty() {
-        return Ok(WORKLOADS.iter().collect());
+        return Ok(WORKLOADS.iter().filter(possible).collect());
     }
     let find = |name: &String| {
         let found = WORKLOADS.iter().find(|workload| workload.name == name);
-        found.with_context(|| format!("no workload {name}; --list shows them"))
+        let found = found.with_context(|| format!("no workload {name}; --list shows them"))?;
+        if !possible(&found) {
+            bail!("{name} writes, and --read-only mounts without an upper layer");
+        }
+        Ok(found)
     };
     names.iter().map(find).collect()
 }
@@ -213,16 +223,21 @@ struct Place<'a> {
     /// They are below it, and so are upper layers.
     dir: &'a Path,
     rootless: bool,
+    /// Without an upper layer.
+    read_only: bool,
 }
 
 /// Mounts, prepares, runs and unmounts.
 fn measure(workload: &Workload, system: &System, place: &Place<'_>) -> anyhow::Result<Measured> {
-    let Place { layers, dir, rootless } = place;
+    let Place { layers, dir, rootless, read_only } = place;
     let (upper, work) = (dir.join("upper"), dir.join("work"));
     std::fs::create_dir(&upper)?;
     std::fs::create_dir(&work)?;
     let result = (|| {
-        let stack = Stack::writable(layers.stack(workload.lowers), &upper, &work);
+        let stack = match read_only {
+            true => Stack::read_only(layers.stack_of_two(workload.lowers)),
+            false => Stack::writable(layers.stack(workload.lowers), &upper, &work),
+        };
         if workload.start == Start::Cold {
             if *rootless { rootless::ask_for_cold()? } else { drop_caches()? }
         }

@@ -30,6 +30,8 @@ pub struct Report {
     rounds: u32,
     /// In a user namespace.
     rootless: bool,
+    /// Without an upper layer.
+    read_only: bool,
     systems: Vec<&'static str>,
     /// Seconds that mounting took, per system.
     mounts: Vec<Vec<f64>>,
@@ -64,11 +66,18 @@ impl Report {
             fs,
             rounds,
             rootless,
+            read_only: false,
             systems: systems.iter().map(System::name).collect(),
             mounts: vec![Vec::new(); systems.len()],
             memory: vec![None; systems.len()],
             rows: workloads.iter().map(row).collect(),
         }
+    }
+
+    /// The same of mounts without an upper layer, if so.
+    #[must_use]
+    pub fn of_read_only(self, read_only: bool) -> Self {
+        Self { read_only, ..self }
     }
 
     /// Notes how long a system took to mount and what memory its server had.
@@ -105,7 +114,12 @@ impl Report {
     }
 
     fn where_text(&self) -> &'static str {
-        if self.rootless { " in a user namespace" } else { "" }
+        match (self.rootless, self.read_only) {
+            (false, false) => "",
+            (true, false) => " in a user namespace",
+            (false, true) => ", none to write to",
+            (true, true) => " in a user namespace, none to write to",
+        }
     }
 
     /// The systems that Acetate is compared with, by number; empty if it was not measured.
@@ -211,6 +225,7 @@ impl Report {
             "fs": self.fs,
             "rounds": self.rounds,
             "rootless": self.rootless,
+            "read_only": self.read_only,
             "cpus": std::thread::available_parallelism().map_or(0, usize::from),
             "kernel": rustix::system::uname().release().to_string_lossy(),
             "workloads": rows,
@@ -281,6 +296,7 @@ mod tests {
             fs: "tmpfs",
             rounds: 3,
             rootless: false,
+            read_only: false,
             systems: vec!["kernel", "acetate"],
             mounts: vec![vec![], vec![0.002]],
             memory: vec![None, Some(3 << 20)],

@@ -28,6 +28,8 @@ pub enum Choice {
     AcetateTakeover,
     /// The same with one that ends with it (takeover=off); only if asked for
     AcetateAlone,
+    /// The binary that ACETATE_OTHER names, such as one of before a change; only if asked for
+    AcetateOther,
     /// The published crate, if it is installed
     FuseOverlayfs,
     /// What the system has installed in /usr/bin, such as Debian's 1.10; only if asked for
@@ -68,6 +70,12 @@ impl System {
                 }
                 Choice::AcetateAlone => {
                     systems.push(Self::Option(Driver::acetate()?, "acetate-alone", "takeover=off"));
+                }
+                Choice::AcetateOther => {
+                    let bin = std::env::var_os("ACETATE_OTHER").context("ACETATE_OTHER names no binary")?;
+                    let bin = std::fs::canonicalize(&bin)
+                        .with_context(|| format!("ACETATE_OTHER: {}", Path::new(&bin).display()))?;
+                    systems.push(Self::Option(Driver::Acetate { bin }, "acetate-other", ""));
                 }
                 Choice::FuseOverlayfsSystem => {
                     let bin = Path::new("/usr/bin/fuse-overlayfs");

@@ -91,6 +91,30 @@ pub struct Workload {
     pub run: Run,
 }
 
+impl Workload {
+    /// Whether it changes nothing, so that it needs no upper layer.
+    pub fn only_reads(&self) -> bool {
+        matches!(
+            self.name,
+            "find-cold"
+                | "find-warm"
+                | "find-sizes-cold"
+                | "find-sizes-warm"
+                | "walk-25-cold"
+                | "grep-cold"
+                | "grep-warm"
+                | "open-small"
+                | "open-small-4"
+                | "read-cold"
+                | "read-warm"
+                | "random-read"
+                | "stat-missing"
+                | "readdir-cold"
+                | "readdir-warm"
+        )
+    }
+}
+
 /// All workloads, in the order of the report.
 pub const WORKLOADS: [Workload; 28] = [
     workload(

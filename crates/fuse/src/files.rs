@@ -7,6 +7,7 @@
 
 use crate::device::Device;
 use crate::notify::changed;
+use crate::opens::Opens;
 use crate::wire::output::Valid;
 use acetate_layer::{Access, UpperLayer};
 use acetate_overlay::{Changed, HandleId, KeptHandle, NodeId, Overlay};
@@ -69,6 +70,8 @@ pub(crate) struct Files<'a> {
     shards: [Mutex<HashMap<u64, Open>>; SHARDS],
     /// Files may be lent: the kernel offers it and has not refused yet.
     lends: AtomicBool,
+    /// Whether the kernel asks for opens.
+    opens: Opens,
     /// The sum of `mappable`, so that most questions need no lock.
     mappable: AtomicUsize,
     /// Files that an earlier server has opened, by the number of the request.
@@ -82,9 +85,16 @@ impl<'a> Files<'a> {
             device,
             shards: std::array::from_fn(|_| Mutex::default()),
             lends: AtomicBool::new(lends),
+            opens: Opens::default(),
             mappable: AtomicUsize::new(0),
             before: HashMap::new(),
         }
+    }
+
+    /// Opening a file means nothing: the kernel may be told to do it by itself.
+    #[must_use]
+    pub(crate) fn without_opens(self) -> Files<'a> {
+        Files { opens: Opens::new(true), ..self }
     }
 
     /// The files that were open when an earlier server ended.
@@ -93,7 +103,13 @@ impl<'a> Files<'a> {
         for handle in kept {
             let io = Io::from_note(handle.note);
             let mut shard = self.shard(handle.node).lock();
-            let open = shard.entry(handle.node.0).or_insert(Open { io, handles: 0, mappable: 0 });
+            let open = shard.entry(handle.node.0).or_insert_with(|| {
+                if io != Io::Cached {
+                    // Nothing has ended loans yet.
+                    let _counted = self.opens.begin_loan();
+                }
+                Open { io, handles: 0, mappable: 0 }
+            });
             open.handles += 1;
             if io != Io::Cached && handle.access == Access::ReadWrite {
                 open.mappable += 1;
@@ -156,17 +172,36 @@ impl<'a> Files<'a> {
 
     /// Lends the real file of a handle, if that is possible.
     fn lend<L: UpperLayer>(&self, overlay: &Overlay<L>, handle: HandleId) -> Option<u32> {
-        if !self.lends.load(Ordering::Relaxed) {
+        if !self.lends.load(Ordering::Relaxed) || !self.opens.begin_loan() {
             return None;
         }
-        match overlay.with_fixed_file(handle, |file| self.device.lend(file))? {
-            Ok(id) => Some(id),
-            Err(errno) => {
-                // All but these say that no file of this mount will ever be taken: no privilege, a stacked filesystem.
-                if !matches!(errno, Errno::NOMEM | Errno::MFILE | Errno::NFILE | Errno::INTR) {
-                    self.lends.store(false, Ordering::Relaxed);
-                }
-                None
+        let lent = overlay.with_fixed_file(handle, |file| self.device.lend(file));
+        if let Some(Ok(id)) = lent {
+            return Some(id);
+        }
+        self.opens.end_loan();
+        // All but these say that no file of this mount will ever be taken: no privilege, a stacked filesystem.
+        if let Some(Err(errno)) = lent
+            && !matches!(errno, Errno::NOMEM | Errno::MFILE | Errno::NFILE | Errno::INTR)
+        {
+            self.lends.store(false, Ordering::Relaxed);
+        }
+        None
+    }
+
+    /// Whether the kernel is to open files by itself from now on.
+    pub(crate) fn end_opens(&self) -> bool {
+        self.opens.end(self.lends.load(Ordering::Relaxed))
+    }
+
+    /// Counts an open for [`end_opens`](Self::end_opens).
+    pub(crate) fn count<L: UpperLayer>(&self, overlay: &Overlay<L>, node: NodeId, io: Io) {
+        match io {
+            _ if !self.opens.counts() => {}
+            Io::Cached => self.opens.count_plain(),
+            // Without a size it was worth nothing, at worst.
+            Io::Direct(_) => {
+                self.opens.count_lent(overlay.getattr(node, None).map_or(0, |attr| attr.size));
             }
         }
     }
@@ -188,9 +223,11 @@ impl<'a> Files<'a> {
         let io = open.io;
         shard.remove(&node.0);
         drop(shard);
-        if let Io::Direct(id) = io
-            && let Err(errno) = self.device.take_back(id)
-        {
+        let Io::Direct(id) = io else {
+            return;
+        };
+        self.opens.end_loan();
+        if let Err(errno) = self.device.take_back(id) {
             eprintln!("acetate: the kernel keeps a file open that it was lent: {errno}");
         }
     }

@@ -64,6 +64,8 @@ features! {
     ReadDirPlus = 13, "readdirplus";
     /// Several direct requests of a file at once.
     AsyncDirectIo = 15, "async_dio";
+    /// Files are opened and closed without requests, once one was answered with `ENOSYS` (`opens.rs`).
+    NoOpenSupport = 17, "no_open_support";
     /// Lookups and listings of a directory at once.
     ParallelDirOps = 18, "parallel_dirops";
     /// Access control lists, which the kernel checks.
@@ -263,8 +265,10 @@ mod tests {
         assert_eq!(bytes.len(), 16 + 64);
         let word = |at: usize| u32::from_ne_bytes(bytes[at..at + 4].try_into().unwrap());
         // The numbers of linux/fuse.h.
-        let expected_low: u32 =
-            [0, 3, 5, 6, 13, 15, 18, 20, 21, 22, 23, 24, 25, 28, 29, 30].iter().map(|bit| 1u32 << bit).sum();
+        let expected_low: u32 = [0, 3, 5, 6, 13, 15, 17, 18, 20, 21, 22, 23, 24, 25, 28, 29, 30]
+            .iter()
+            .map(|bit| 1u32 << bit)
+            .sum();
         assert_eq!((word(16), word(20), word(24)), (MAJOR, MINOR, 1 << 20));
         assert_eq!(word(28), expected_low);
         assert_eq!((word(36), word(40)), (1 << 20, 1));

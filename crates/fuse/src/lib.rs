@@ -13,6 +13,7 @@ mod helper;
 mod init;
 mod mount;
 mod notify;
+mod opens;
 mod pool;
 mod readers;
 mod session;

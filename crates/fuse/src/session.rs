@@ -214,6 +214,8 @@ impl Connection {
             self.shared.pool.get_or_init(|| Pool::new(self.tuning.max_threads, self.polling, self.waiting));
         let device = &self.shared.device;
         let files = Files::new(device, self.tuning.passthrough && in_force.has(Feature::Passthrough));
+        let can_do_without = in_force.has(Feature::NoOpenSupport) && overlay.opens_mean_nothing();
+        let files = if can_do_without { files.without_opens() } else { files };
         let files = files.with(self.taken.as_ref().map_or(&[], |taken| &taken.handles));
         let flights = &*self.flights;
         let server = Server {

@@ -309,6 +309,102 @@ fn lower_files_are_passed_through_where_nothing_is_written() -> Result<()> {
     Ok(())
 }
 
+/// A mount of layers that nothing can be written to, whose small files have been opened 600 times; and how many requests
+/// that took. `before`: what is done first.
+fn searched<T>(name: &str, before: impl FnOnce(&Traced) -> Result<T>) -> Result<(Traced, T, usize)> {
+    let mount = Traced::with(name, "lowerdir=lower:upper")?;
+    let kept = before(&mount)?;
+    let opens = search(&mount)?;
+    Ok((mount, kept, opens))
+}
+
+/// Opens small files 600 times; returns how many requests to open that took.
+fn search(mount: &Traced) -> Result<usize> {
+    let asked = mount.during(|| {
+        for round in 0..600 {
+            let file = mount.path("merged/dir").join(format!("file-{}", round % 20));
+            assert_eq!(fs::read(file)?, b"lower");
+        }
+        Ok(())
+    })?;
+    Ok(asked.get("Open").copied().unwrap_or(0))
+}
+
+/// Where nothing can be written the kernel opens files by itself, once small ones have been opened many times.
+#[test]
+fn opens_are_no_requests_where_nothing_is_written() -> Result<()> {
+    if !have("opens_are_no_requests_where_nothing_is_written", &[Need::Root, Need::Fuse])? {
+        return Ok(());
+    }
+    let (mount, (), opens) = searched("acetate-no-open", |_| Ok(()))?;
+    // One that says so, after 513 that did not; at once where no file can be passed through.
+    assert_eq!(opens, if kernel_is_below(6, 9) { 1 } else { 514 });
+    let sparse = mount.path("lower/dir/file-29");
+    File::options().write(true).open(&sparse)?.set_len(1 << 20)?;
+    let asked = mount.during(|| {
+        let file = File::open(mount.path("merged/dir/file-29"))?;
+        let hole = rustix::fs::seek(&file, rustix::fs::SeekFrom::Hole(0))?;
+        assert_eq!(hole, 4096);
+        file.sync_all()?;
+        let content = fs::read(mount.path("merged/dir/file-29"))?;
+        assert_eq!((content.len(), &content[..6]), (1 << 20, &b"lower\0"[..]));
+        // What is refused, is so without the server.
+        let refused = |options: &mut fs::OpenOptions| {
+            options.open(mount.path("merged/dir/file-1")).err().and_then(|error| error.raw_os_error())
+        };
+        let read_only = Some(rustix::io::Errno::ROFS.raw_os_error());
+        assert_eq!(refused(File::options().read(true).write(true)), read_only);
+        assert_eq!(refused(File::options().write(true).truncate(true)), read_only);
+        Ok(())
+    })?;
+    assert_eq!((asked.get("Open"), asked.get("Seek"), asked.get("Fsync")), (None, Some(&1), Some(&1)));
+    assert!(asked.contains_key("Read"), "{asked:?}");
+    // A mount that is written to is asked each time.
+    let writable = Traced::new("acetate-opens")?;
+    assert_eq!(search(&writable)?, 600);
+    Ok(())
+}
+
+/// As long as a file is passed through the kernel asks for each open: it would not map such a file for others.
+#[test]
+fn opens_are_requests_while_a_file_is_passed_through() -> Result<()> {
+    if !have("opens_are_requests_while_a_file_is_passed_through", &[Need::Root, Need::Fuse])? {
+        return Ok(());
+    }
+    if kernel_is_below(6, 9) {
+        eprintln!("skipped: opens_are_requests_while_a_file_is_passed_through: no passthrough");
+        return Ok(());
+    }
+    let maps = |mount: &Traced| {
+        // The loader maps a program; this one is more than small files are.
+        let program = mount.path("merged/program");
+        let output = Command::new(program).arg("--version").output()?;
+        ensure!(output.status.success(), "{output:?}");
+        Ok(())
+    };
+    let (mount, open, opens) = searched("acetate-lent", |mount| {
+        fs::copy(acetate_bin()?, mount.path("lower/program"))?;
+        Ok(File::open(mount.path("merged/program"))?)
+    })?;
+    assert_eq!(opens, 600);
+    maps(&mount)?;
+    drop(open);
+    // That it was closed is reported late, and what it was worth has to be made up for.
+    let size = fs::metadata(mount.path("lower/program"))?.len();
+    let patience = Instant::now() + Duration::from_secs(60);
+    while search(&mount)? == 600 {
+        ensure!(Instant::now() < patience, "opens are still asked for, with a program of {size} bytes");
+    }
+    assert_eq!(search(&mount)?, 0);
+    maps(&mount)?;
+    let asked = mount.during(|| {
+        assert_eq!(fs::read(mount.path("merged/program"))?.len() as u64, size);
+        Ok(())
+    })?;
+    assert!(asked.contains_key("Read") && !asked.contains_key("Open"), "{asked:?}");
+    Ok(())
+}
+
 /// Whether the kernel is older than that release.
 fn kernel_is_below(major: u32, minor: u32) -> bool {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();

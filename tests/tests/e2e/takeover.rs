@@ -81,6 +81,31 @@ fn what_is_open_goes_on_with_the_next_server() -> Result<()> {
     expect_gone(holder)
 }
 
+/// Files that the kernel has opened by itself have no record; they are read by node.
+#[test]
+fn what_the_kernel_has_opened_itself_goes_on_with_the_next_server() -> Result<()> {
+    if !can("what_the_kernel_has_opened_itself_goes_on_with_the_next_server")? {
+        return Ok(());
+    }
+    let stage = Stage::new("takeover-no-open")?;
+    fs::write(stage.path("lower/long"), vec![b'x'; 100 << 10])?;
+    stage.mount("lowerdir=lower:upper,takeover=on")?;
+    let merged = stage.path("merged");
+    for _ in 0..600 {
+        File::open(merged.join("a"))?;
+    }
+    let open = File::open(merged.join("long"))?;
+    replace(&stage)?;
+    let mut bytes = vec![0; 100 << 10];
+    open.read_exact_at(&mut bytes, 0)?;
+    ensure!(bytes.iter().all(|byte| *byte == b'x'), "other bytes");
+    ensure!(fs::read(merged.join("d/f"))? == b"lower f", "another file");
+    drop(open);
+    let holder = holder(&merged)?;
+    stage.umount()?;
+    expect_gone(holder)
+}
+
 #[test]
 fn a_listing_goes_on_with_the_next_server() -> Result<()> {
     if !can("a_listing_goes_on_with_the_next_server")? {

@@ -13,6 +13,8 @@ use acetate_overlay::{Entry, HandleId, OpenFlags, Overlay};
 /// How the kernel treats an open file: pages change through this mount only, and closing one of several descriptors
 /// does nothing.
 const FILE_FLAGS: u32 = FOPEN_KEEP_CACHE | FOPEN_NOFLUSH;
+/// The handle of files that the kernel has opened by itself; the engine's begin with 1.
+const UNOPENED: u64 = 0;
 /// The most bytes that copy_file_range(2) can report in the 32 bits of its first form, in whole pages.
 const MAX_COPY: u64 = 0xffff_f000;
 /// `SEEK_DATA`
@@ -30,10 +32,13 @@ pub(super) fn answer<L: UpperLayer>(
         return Ok(());
     }
     match call.request {
+        // From then on the kernel opens and closes files by itself.
+        Request::Open { .. } if files.end_opens() => return Err(Failure::NotOffered),
         Request::Open { flags, open_flags } => {
             let flags = how(flags, open_flags, call.header.gid);
             let handle = overlay.open(call.node(), flags)?;
             let (io, _) = files.opened(overlay, call.node(), handle, flags.access, Opened::Existing);
+            files.count(overlay, call.node(), io);
             put_open(reply, handle, io);
         }
         Request::Create(create) => {
@@ -50,8 +55,10 @@ pub(super) fn answer<L: UpperLayer>(
             let created = overlay.tmpfile(call.node(), mode & 0o7777, flags, &caller)?;
             put_created(overlay, files, reply, &created, flags.access);
         }
-        Request::Read(read) => reply
-            .fill(read.size as usize, |buffer| overlay.read(HandleId(read.handle), read.offset, buffer))?,
+        Request::Read(read) => reply.fill(read.size as usize, |buffer| match read.handle {
+            UNOPENED => overlay.read_unopened(call.node(), read.offset, buffer),
+            handle => overlay.read(HandleId(handle), read.offset, buffer),
+        })?,
         Request::Write { handle, offset, data, write_flags } => {
             let kill_set_ids = (write_flags & WRITE_KILL_SUIDGID != 0).then_some(call.header.gid);
             let wrote = overlay.write(HandleId(handle), offset, data, kill_set_ids)?;
@@ -62,6 +69,8 @@ pub(super) fn answer<L: UpperLayer>(
                 files.released(call.node(), access(flags));
             }
         }
+        // Nothing was written.
+        Request::Fsync { handle: UNOPENED, .. } => {}
         Request::Fsync { handle, data_only } => overlay.fsync(HandleId(handle), data_only)?,
         Request::Fallocate { handle, offset, len, mode } => {
             overlay.fallocate(HandleId(handle), mode, offset, len)?;
@@ -73,7 +82,10 @@ pub(super) fn answer<L: UpperLayer>(
                 SEEK_HOLE => Seek::Hole,
                 _ => return Err(Failure::Invalid),
             };
-            reply.u64(overlay.lseek(HandleId(handle), offset, what)?);
+            reply.u64(match handle {
+                UNOPENED => overlay.lseek_unopened(call.node(), offset, what)?,
+                handle => overlay.lseek(HandleId(handle), offset, what)?,
+            });
         }
         Request::CopyFileRange(copy) => {
             let copied = copy_range(overlay, &CopyIn { len: copy.len.min(MAX_COPY), ..copy })?;

@@ -67,6 +67,15 @@ impl<L: UpperLayer> Overlay<L> {
         })
     }
 
+    /// As [`read`](Self::read), of a regular file that was not opened ([`Overlay::opens_mean_nothing`]).
+    ///
+    /// # Errors
+    /// [`OpError::Invalid`] for anything but a regular file; those of opening it; [`OpError::Layer`].
+    pub fn read_unopened(&self, node: NodeId, offset: u64, buf: &mut [u8]) -> Result<usize> {
+        let real = self.open_real(&*self.node(node)?, Access::Read)?;
+        self.layer_of(&real)?.read_at(&real.file, buf, offset).step("read a file")
+    }
+
     /// Writes at `offset`; returns the number of bytes written. `kill_set_ids`: the writer is not privileged
     /// and of that group, so set-id bits and capabilities go.
     ///
@@ -105,6 +114,15 @@ impl<L: UpperLayer> Overlay<L> {
         self.with_file(handle, |_, real| {
             self.layer_of(&real)?.seek(&real.file, offset, what).step("seek in a file")
         })
+    }
+
+    /// As [`lseek`](Self::lseek), of a regular file that was not opened.
+    ///
+    /// # Errors
+    /// As [`read_unopened`](Self::read_unopened); `ENXIO` past the end.
+    pub fn lseek_unopened(&self, node: NodeId, offset: u64, what: Seek) -> Result<u64> {
+        let real = self.open_real(&*self.node(node)?, Access::Read)?;
+        self.layer_of(&real)?.seek(&real.file, offset, what).step("seek in a file")
     }
 
     /// copy_file_range(2) between open files; returns the number of bytes copied.
