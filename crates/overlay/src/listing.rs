@@ -97,7 +97,20 @@ impl Entries {
     }
 
     fn iter(&self) -> impl Iterator<Item = ListEntry<'_>> {
-        (0..self.len()).map(|at| self.get(at))
+        self.from(0)
+    }
+
+    /// All from the one at `first` on. Listings are read again and again, so each name begins where the last one ended.
+    fn from(&self, first: usize) -> impl Iterator<Item = ListEntry<'_>> {
+        let first = first.min(self.len());
+        let mut start = first.checked_sub(1).map_or(0, |before| self.facts[before].end);
+        self.facts[first..].iter().zip(first as u64..).map(move |(facts, position)| {
+            let Facts { ino, end, layer, kind, hidden } = *facts;
+            let name = &self.names[start as usize..end as usize];
+            start = end;
+            let lower = (layer != UPPER).then_some(usize::from(layer));
+            ListEntry { name, ino, kind, lower, hidden, position }
+        })
     }
 }
 
@@ -127,10 +140,16 @@ impl Listing {
             Some(positions) => positions.partition_point(|known| *known < position),
             None => usize::try_from(position.saturating_sub(self.base)).unwrap_or(usize::MAX),
         };
-        (first..self.entries.len()).map(|at| {
-            let position = self.positions.as_ref().map_or(self.base + at as u64, |positions| positions[at]);
-            ListEntry { position, ..self.entries.get(at) }
+        self.entries.from(first).map(|entry| {
+            let at = entry.position;
+            let position = self.positions.as_ref().map_or(self.base + at, |positions| positions[at as usize]);
+            ListEntry { position, ..entry }
         })
+    }
+
+    /// Whether an entry may have another number than it is listed with.
+    pub fn number_is_unknown(&self, entry: &ListEntry<'_>) -> bool {
+        self.impure && entry.lower.is_none()
     }
 
     /// All entries.

@@ -71,33 +71,31 @@ impl<L: UpperLayer> Overlay<L> {
                 continue;
             }
             let next = entry.position + FIRST_ENTRY + 1;
-            if self.emit(&node, &listing, &entry, next, sink, look_up)? == Room::Full {
+            let item = DirItem { name: entry.name, ino: entry.ino, kind: entry.kind, next };
+            let room = if needs_nothing(&listing, &entry, look_up) {
+                sink(item, None)
+            } else {
+                self.emit(&node, &listing, &entry, item, sink, look_up)?
+            };
+            if room == Room::Full {
                 return Ok(());
             }
         }
         Ok(())
     }
 
+    /// Hands an entry out that has to be looked up for it.
     fn emit(
         &self,
         dir: &Arc<Node<L>>,
         listing: &Listing,
         entry: &ListEntry<'_>,
-        next: u64,
+        mut item: DirItem<'_>,
         sink: &mut dyn FnMut(DirItem<'_>, Option<&Entry>) -> Room,
         look_up: Option<LookUp>,
     ) -> Result<Room> {
-        let mut item = DirItem { name: entry.name, ino: entry.ino, kind: entry.kind, next };
-        let number_unknown = listing.impure && entry.lower.is_none();
-        let plus = match look_up {
-            Some(LookUp::All) => true,
-            Some(LookUp::Directories) => entry.kind == Kind::Dir,
-            None => false,
-        };
-        // The number of a directory is that of its topmost lower part.
-        if !plus && !number_unknown && (entry.kind != Kind::Dir || entry.lower.is_some()) {
-            return Ok(sink(item, None));
-        }
+        let number_unknown = listing.number_is_unknown(entry);
+        let plus = is_wanted(entry, look_up);
         let _names = dir.as_dir()?.ns.read();
         match self.listed_child(dir, listing, entry) {
             Ok(Some((node, attr))) => {
@@ -190,6 +188,22 @@ impl<L: UpperLayer> Overlay<L> {
         }
         Ok(())
     }
+}
+
+/// Whether the attributes of an entry are wanted.
+fn is_wanted(entry: &ListEntry<'_>, look_up: Option<LookUp>) -> bool {
+    match look_up {
+        Some(LookUp::All) => true,
+        Some(LookUp::Directories) => entry.kind == Kind::Dir,
+        None => false,
+    }
+}
+
+/// Whether an entry can be handed out as it is listed: the number of a directory is that of its topmost lower part.
+fn needs_nothing(listing: &Listing, entry: &ListEntry<'_>, look_up: Option<LookUp>) -> bool {
+    !is_wanted(entry, look_up)
+        && !listing.number_is_unknown(entry)
+        && (entry.kind != Kind::Dir || entry.lower.is_some())
 }
 
 /// Lists `.` and `..`.
