@@ -516,7 +516,8 @@ fn what_was_asked_is_counted() -> Result<()> {
     assert!(shown(&mount, &[])?.get("stats").is_none());
     let text = said(&["--stats"])?;
     assert!(text.contains("operation") && text.contains("names at hand"), "{text}");
-    assert_eq!(stats["waiting"], "undecided", "{stats}");
+    // The latter where processors can be kept awake: there nothing else is tried.
+    assert!(matches!(stats["waiting"].as_str(), Some("undecided" | "processors awake")), "{stats}");
     Ok(())
 }
 
