@@ -130,6 +130,26 @@ pub fn daemon(stage: &Stage) -> Result<rustix::process::Pid> {
 }
 
 #[test]
+fn a_daemon_tells_of_itself_again_once_it_has_descriptors() -> Result<()> {
+    use rustix::process::{Resource, Rlimit, getrlimit, prlimit};
+    if !can_mount("descriptors")? {
+        return Ok(());
+    }
+    let stage = Stage::new("descriptors")?;
+    stage.mount(&format!("{USUAL},takeover=off"))?;
+    ensure!(stage.entry()?["requests"].is_array(), "{}", stage.entry()?);
+    let daemon = daemon(&stage)?;
+    // Those that are open stay; there is no further one.
+    let none = Rlimit { current: Some(0), maximum: getrlimit(Resource::Nofile).maximum };
+    let before = prlimit(Some(daemon), Resource::Nofile, none)?;
+    // The descriptor of the first answer was set aside before.
+    eventually("no answer", || Ok(stage.entry()?["requests"].is_null()))?;
+    prlimit(Some(daemon), Resource::Nofile, before)?;
+    eventually("an answer", || Ok(stage.entry()?["requests"].is_array()))?;
+    stage.umount()
+}
+
+#[test]
 fn refusals_name_the_path_the_cause_and_a_way_out() -> Result<()> {
     if !can_mount("refusals")? {
         return Ok(());

@@ -18,6 +18,9 @@ use std::time::Duration;
 /// How long to wait for a daemon to say something: one that is stopped does not.
 const PATIENCE: Duration = Duration::from_secs(1);
 
+/// How long to wait where nobody can be answered.
+const PAUSE: Duration = Duration::from_millis(100);
+
 /// What a daemon says.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Status {
@@ -67,7 +70,16 @@ impl Socket {
         statistics: impl Fn() -> Statistics,
     ) {
         for stream in self.listener.incoming() {
-            let Ok(mut stream) = stream else { return };
+            let mut stream = match stream {
+                Ok(stream) => stream,
+                // It has been closed.
+                Err(error) if error.kind() == io::ErrorKind::InvalidInput => return,
+                // There may be too many open files for now.
+                Err(_) => {
+                    std::thread::sleep(PAUSE);
+                    continue;
+                }
+            };
             let requests = flights.list().into_iter().map(|flight| {
                 let place = overlay.whereabouts(flight.node);
                 InFlight {
