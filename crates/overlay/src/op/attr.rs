@@ -40,9 +40,10 @@ impl<L: UpperLayer> Overlay<L> {
             return Err(if node.kind == Kind::Dir { OpError::IsDir } else { OpError::Invalid });
         }
         // What takes set-id bits away comes as a change of nothing: a write by an unprivileged user, and chown(2) that
-        // changes no id. So does the end of taking file capabilities away, which leaves set-id bits alone.
+        // changes no id. So does the end of taking file capabilities away, by which root leaves set-id bits alone.
         let lost_capabilities = node.lost_capabilities.swap(false, Ordering::AcqRel);
-        let nothing = (*set == SetAttr::default() && !lost_capabilities).then_some(caller);
+        let keeps_bits = lost_capabilities && caller.uid == 0;
+        let nothing = (*set == SetAttr::default() && !keeps_bits).then_some(caller);
         let empties = set.size == Some(0) && !node.data_in_upper() && self.stat(&node)?.size > 0;
         let data = match set.size {
             Some(_) if empties => Data::Nothing,
