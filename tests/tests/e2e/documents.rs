@@ -105,3 +105,31 @@ fn the_tests_that_hazards_name_are_there() -> Result<()> {
     }
     Ok(())
 }
+
+/// Rows of a table that others refer to by number.
+#[test]
+fn differences_from_the_kernel_are_numbered() -> Result<()> {
+    let semantics = fs::read_to_string(root().join("docs/semantics.md"))?;
+    let numbers = semantics
+        .lines()
+        .filter_map(|line| line.strip_prefix("| ")?.split_once(" |")?.0.parse::<usize>().ok());
+    let numbers: Vec<usize> = numbers.collect();
+    ensure!(!numbers.is_empty() && numbers.iter().copied().eq(1..=numbers.len()), "{numbers:?}");
+    Ok(())
+}
+
+#[test]
+fn no_document_was_left_half_merged() -> Result<()> {
+    for dir in [root(), root().join("docs"), root().join("docs/adr")] {
+        for entry in fs::read_dir(dir)? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|ext| ext == "md") {
+                let text = fs::read_to_string(&path)?;
+                let mark =
+                    text.lines().find(|line| line.starts_with("<<<<<<< ") || line.starts_with(">>>>>>> "));
+                ensure!(mark.is_none(), "{}: {mark:?}", path.display());
+            }
+        }
+    }
+    Ok(())
+}
