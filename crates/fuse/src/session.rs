@@ -27,7 +27,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// What a request may have besides the data of a write, in bytes.
 const REQUEST_EXTRA: usize = 4096;
@@ -94,9 +94,12 @@ pub enum ServeError {
     Trace(#[source] io::Error),
 }
 
+/// For so long nobody is asked whether the program that waits was killed: to look takes longer than most operations.
+const UNASKED: Duration = Duration::from_millis(2);
+
 thread_local! {
-    /// The thread that waits for the request that this one carries out; 0 if none does.
-    static WAITING: Cell<u32> = const { Cell::new(0) };
+    /// The thread that waits for the request that this one carries out, and since when, if one does.
+    static WAITING: Cell<Option<(u32, Instant)>> = const { Cell::new(None) };
 }
 
 /// What all threads and the notifier share.
@@ -194,7 +197,10 @@ impl Connection {
     /// The kernel would tell of signals by requests of their own, but of the first one only, which need not be the one
     /// that kills.
     pub fn given_up(&self) -> impl Fn() -> bool + Send + Sync + 'static {
-        || acetate_sys::process::is_killed(WAITING.get())
+        || {
+            let waiting = WAITING.get().filter(|(_, since)| since.elapsed() > UNASKED);
+            waiting.is_some_and(|(thread, _)| acetate_sys::process::is_killed(thread))
+        }
     }
 
     /// Serves until the filesystem is unmounted; `ready` is called once the mount can be used, before any thread is
@@ -384,7 +390,7 @@ impl<L: UpperLayer> Work for Server<'_, L> {
             Err(why) => return refuse(why),
         };
         own.reply.clear();
-        WAITING.set(header.thread);
+        WAITING.set(Some((header.thread, started)));
         self.flights.begin(&own.slot, header.opcode, header.node);
         // A panic is a mistake of ours; it shall not take the mount with it.
         let (unique, again) = (header.unique & !UNIQUE_RESEND, header.unique & UNIQUE_RESEND != 0);

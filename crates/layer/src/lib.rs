@@ -182,7 +182,7 @@ pub trait UpperLayer: Layer {
     /// Copies the data of `from` (of any layer) into the empty `to`: as a clone where the filesystem can, else
     /// by copy_file_range, else by reading and writing; holes stay holes and the size becomes `size`.
     ///
-    /// `go_on` is asked now and then in a long copy; once it says no, this fails with `EINTR`, and `to` holds some of the data.
+    /// `go_on` is asked before each piece; once it says no, this fails with `EINTR`, and `to` holds some of the data.
     fn copy_data(
         &self,
         from: &Self::File,

@@ -102,6 +102,19 @@ impl<L: UpperLayer> Overlay<L> {
         Ok(None)
     }
 
+    /// Whether what is in upper says where it comes from, so that the directory it is in has to be marked impure. Where
+    /// handles cannot be opened, the mark of what others have copied names nothing that is known.
+    pub(crate) fn is_copy(&self, state: &State<L>) -> Result<bool> {
+        if state.has_origin() || self.config.handles_open {
+            return Ok(state.has_origin());
+        }
+        let Some(at) = state.upper_at() else {
+            return Ok(false);
+        };
+        let mark = self.mark(self.upper_layer()?, at, Mark::Origin).step("read the origin mark")?;
+        Ok(mark.is_some_and(|value| matches!(Origin::decode(&value), Origin::Known(_))))
+    }
+
     /// As [`Overlay::source`], from what was recorded with the copy, because the handle cannot be opened.
     fn recorded_source(
         &self,

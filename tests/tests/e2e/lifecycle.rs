@@ -647,6 +647,8 @@ fn a_killed_program_does_not_wait_for_its_copy() -> Result<()> {
         let status = fs::read_to_string(&status)?;
         Ok(status.contains("Name:\tsh\n") && status.contains("State:\tS"))
     });
+    // What takes no time is not given up.
+    std::thread::sleep(Duration::from_millis(300));
     let killed = program.kill();
     kill_process(below, Signal::CONT)?;
     waits?;

@@ -32,12 +32,12 @@ pub(super) fn range(from: (&File, u64), to: (&File, u64), len: u64) -> Result<u6
     copied.map(|count| count as u64)
 }
 
-/// Makes the file `to`, which is empty or a hole, hold the first `size` bytes of `from`, sharing extents where the filesystem can and
+/// Makes the empty file `to` hold the first `size` bytes of `from`, sharing extents where the filesystem can and
 /// leaving holes. `cannot_clone` is set once the filesystem of `to` has said that it shares none.
 ///
 /// # Errors
-/// Those of reading and writing (`ENOSPC`, `EIO`), and `EINTR` when `go_on`, which is asked every [`CHUNK_BYTES`] and more
-/// often where pieces are small, says no; `to` then holds some of the data.
+/// Those of reading and writing (`ENOSPC`, `EIO`), and `EINTR` when `go_on`, which is asked before each piece, says no;
+/// `to` then holds some of the data.
 pub(super) fn data(
     from: &File,
     to: &File,
@@ -46,10 +46,6 @@ pub(super) fn data(
     go_on: &dyn Fn() -> bool,
 ) -> Result<()> {
     if size > 0 && !cloned(from, to, cannot_clone) && extents(from, to, size, go_on)? == size {
-        return Ok(());
-    }
-    if rustix::fs::fstat(to)?.st_size.cast_unsigned() == size {
-        // Nothing changes, and its time is not to change either.
         return Ok(());
     }
     // Ends a hole at the end, and cuts off what was appended to the source meanwhile.
@@ -74,8 +70,6 @@ fn extents(from: &File, to: &File, size: u64, go_on: &dyn Fn() -> bool) -> Resul
     let mut by = if size <= SMALL_BYTES { By::Hand(vec![0; size as usize]) } else { By::Kernel };
     let mut written = 0;
     let mut offset = 0;
-    // To ask takes as long as to copy a small file.
-    let mut unasked = 0;
     while offset < size {
         let (start, end) = match seek(from, SeekFrom::Data(offset)) {
             // Nothing but a hole is left.
@@ -94,18 +88,14 @@ fn extents(from: &File, to: &File, size: u64, go_on: &dyn Fn() -> bool) -> Resul
         let end = end.min(size);
         let mut at = start;
         while at < end {
-            if unasked >= CHUNK_BYTES {
-                if !go_on() {
-                    return Err(Errno::INTR);
-                }
-                unasked = 0;
+            if !go_on() {
+                return Err(Errno::INTR);
             }
             let count = step(&mut by, from, to, at, end - at)?;
             if count == 0 {
                 // The source has become shorter.
                 return Ok(written);
             }
-            unasked += count.max(SMALL_BYTES);
             at += count;
             written = at;
         }

@@ -48,7 +48,7 @@ impl<L: UpperLayer> Overlay<L> {
             let state = dir.state.read();
             state.upper_dir().cloned().ok_or(OpError::Stale)?
         };
-        if node.state.read().has_origin() {
+        if self.is_copy(&node.state.read())? {
             self.mark_impure(&dir)?;
         }
         let place = node.state.read().places().next_back().map(|place| place.to_place());

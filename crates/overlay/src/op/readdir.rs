@@ -162,11 +162,11 @@ impl<L: UpperLayer> Overlay<L> {
             return Ok(());
         }
         let _names = dir.as_dir()?.ns.read();
+        // Where everything is indexed, or handles cannot be opened, a copy may have its own number here, and have that of the
+        // lower object on mounts with other options.
         let has_its_own = |child: &Node<L>, ino| {
             let state = child.state.read();
-            // A copy that should be in the index and is not: mounts with other options give it the lower number.
-            let missing = self.config.index == Index::All && state.has_origin();
-            state.ino == ino && !missing
+            state.ino == ino && matches!(self.is_copy(&state), Ok(false))
         };
         for entry in listing.iter() {
             match self.child(dir, entry.name) {

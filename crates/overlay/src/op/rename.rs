@@ -206,10 +206,13 @@ impl<L: UpperLayer> Overlay<L> {
         exchanged: Option<&Arc<Node<L>>>,
     ) -> Result<()> {
         if !Arc::ptr_eq(old.dir, new.dir) {
-            if source.state.read().has_origin() {
+            let is_copy = |node: &Node<L>| self.is_copy(&node.state.read());
+            if is_copy(source)? {
                 self.mark_impure(new.dir)?;
             }
-            if exchanged.is_some_and(|node| node.state.read().has_origin()) {
+            if let Some(exchanged) = exchanged
+                && is_copy(exchanged)?
+            {
                 self.mark_impure(old.dir)?;
             }
         }

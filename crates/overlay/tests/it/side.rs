@@ -138,3 +138,25 @@ fn a_removed_lower_file_gets_no_new_name() {
     assert_eq!(engine.link_held(file, &p(b"/a/lower")), Err(Errno::NOENT));
     assert!(!engine.is_impure(&p(b"/a")));
 }
+
+/// Its listing shows other numbers on a mount that can open handles, also where those of this one cannot be.
+#[test]
+fn where_copies_come_to_is_impure_and_stays_so_without_opening_handles() {
+    let closed = Abilities { handles_open: false, ..Abilities::default() };
+    let config = Config { handles_open: false, ..Config::default() };
+    for op in [
+        Op::Rename(p(b"/a/lower"), p(b"/new/moved"), Flags::None),
+        Op::Link(p(b"/a/lower"), p(b"/new/linked")),
+    ] {
+        let mut engine = Engine::over(&layers(), closed.clone(), config.clone());
+        engine.apply(&Op::Mkdir(p(b"/new"), 0o755)).unwrap();
+        engine.apply(&Op::Chmod(p(b"/a/lower"), 0o600)).unwrap();
+        // The copy is one that another mount has made.
+        engine.remount();
+        assert!(!engine.is_impure(&p(b"/new")));
+        engine.apply(&op).unwrap();
+        assert!(engine.is_impure(&p(b"/new")), "{op:?}");
+        engine.apply(&Op::List(p(b"/new"))).unwrap();
+        assert!(engine.is_impure(&p(b"/new")), "{op:?}");
+    }
+}

@@ -228,9 +228,11 @@ impl<'a> Walk<'a> {
 
     fn origin(&mut self, path: &[u8], node: &Node, object: &Object, copies: &mut bool) -> Result<()> {
         let Some(value) = self.value(path, object.at(), Mark::Origin)? else { return Ok(()) };
-        *copies = true;
         let repair = Some(self.drop_mark(Mark::Origin));
-        match self.origins.find(path, &value)? {
+        let origin = self.origins.find(path, &value)?;
+        // What names nothing gives a copy no other number.
+        *copies |= matches!(origin, Origin::Object(..) | Origin::Gone);
+        match origin {
             Origin::Invalid => self.add(Kind::OriginStale, path, "its origin mark is malformed", repair),
             Origin::Gone => self.add(Kind::OriginStale, path, "its origin is gone", repair),
             Origin::Object(dev, ino) if object.stat.kind == Type::Dir => {
