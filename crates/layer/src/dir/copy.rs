@@ -32,8 +32,8 @@ pub(super) fn range(from: (&File, u64), to: (&File, u64), len: u64) -> Result<u6
     copied.map(|count| count as u64)
 }
 
-/// Makes the empty file `to` hold the first `size` bytes of `from`, sharing extents where the filesystem can and
-/// leaving holes. `cannot_clone` is set once the filesystem of `to` has said that it shares none.
+/// Makes the file `to`, which is empty or a hole, hold the first `size` bytes of `from`, sharing extents where the filesystem
+/// can and leaving holes. `cannot_clone` is set once the filesystem of `to` has said that it shares none.
 ///
 /// # Errors
 /// Those of reading and writing (`ENOSPC`, `EIO`), and `EINTR` when `go_on`, which is asked before each piece, says no;
@@ -46,6 +46,10 @@ pub(super) fn data(
     go_on: &dyn Fn() -> bool,
 ) -> Result<()> {
     if size > 0 && !cloned(from, to, cannot_clone) && extents(from, to, size, go_on)? == size {
+        return Ok(());
+    }
+    if rustix::fs::fstat(to)?.st_size.cast_unsigned() == size {
+        // Nothing changes, and its time is not to change either.
         return Ok(());
     }
     // Ends a hole at the end, and cuts off what was appended to the source meanwhile.
