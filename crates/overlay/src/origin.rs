@@ -35,6 +35,9 @@ impl<L: UpperLayer> Overlay<L> {
     /// Stores the origin of a merged upper directory that has none, and marks its parent impure. The kernel does
     /// this at lookup, even on a read-only mount; a failure is not one of the lookup. Returns whether anything was
     /// stored: then both directories have new change times.
+    ///
+    /// # Errors
+    /// With [`Index::All`] those of storing the origin.
     pub(crate) fn fix_origin(
         &self,
         dir: &Node<L>,
@@ -57,10 +60,14 @@ impl<L: UpperLayer> Overlay<L> {
             let _not_essential = layer.set_xattr(at, impure, b"y", SetXattr::Any);
             (self.changed)(dir.id, Changed::Attributes);
         }
-        if layer.set_xattr(upper.at(), name, &value, SetXattr::Any).is_err() {
-            return Ok(false);
+        match layer.set_xattr(upper.at(), name, &value, SetXattr::Any) {
+            Ok(()) => Ok(true),
+            // Only what the mark says is merged then: without it what is below would be missing.
+            Err(errno) if self.config.index == Index::All => {
+                Err(OpError::Layer { step: "store the origin of a directory", errno })
+            }
+            Err(_) => Ok(false),
         }
-        Ok(true)
     }
 
     /// The value of the origin mark for a copy of `lower`; empty where the filesystem has no handles.

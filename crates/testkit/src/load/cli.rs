@@ -105,12 +105,17 @@ pub fn few_descriptors(plan: &Plan, done: &super::Done) -> bool {
     done.holds.last().is_some_and(|last| last.descriptors <= 4096 + 2 * plan.layers + 2 * plan.threads)
 }
 
+/// Resident memory of a thread: its stack, and the buffers that it has used.
+const THREAD_KIB: u64 = 160;
+
 /// Whether the second half of the rounds left no more behind than the first: descriptors exactly (but for the few of cached
-/// directories), memory within a tenth.
+/// directories), memory within a tenth, but for that of threads, which come and go as requests wait.
 pub fn steady(holds: &[super::Holds]) -> bool {
     let (first, second) = holds.split_at(holds.len() / 2);
     let most = |part: &[super::Holds]| {
-        let memory = part.iter().map(|holds| holds.resident_kib).max().unwrap_or_default();
+        let memory =
+            part.iter().map(|holds| holds.resident_kib.saturating_sub(THREAD_KIB * holds.threads as u64));
+        let memory = memory.max().unwrap_or_default();
         (memory, part.iter().map(|holds| holds.descriptors).max().unwrap_or_default())
     };
     let ((memory, descriptors), (memory_later, descriptors_later)) = (most(first), most(second));
