@@ -170,6 +170,13 @@ fn script(stage: &Stage, text: &str) -> Result<String> {
     Ok(path.to_str().context("no text")?.to_owned())
 }
 
+/// Asks for a server that is the script `text`.
+fn upgrade_to(stage: &Stage, text: &str) -> Result<Command> {
+    let mut command = Command::new(acetate_bin()?);
+    command.args(["upgrade", "--to", &script(stage, text)?, "merged"]).current_dir(stage.path(""));
+    Ok(command)
+}
+
 #[test]
 fn what_cannot_serve_leaves_the_mount_to_the_server_before() -> Result<()> {
     if !can("what_cannot_serve_leaves_the_mount_to_the_server_before")? {
@@ -184,7 +191,7 @@ fn what_cannot_serve_leaves_the_mount_to_the_server_before() -> Result<()> {
         ("#!/nowhere/interpreter\n", "no such file or directory"),
         ("#!/bin/sh\nkill -9 $$\n", "signal: 9"),
     ] {
-        let refused = stage.acetate(&["upgrade", "--to", &script(&stage, program)?, "merged"])?;
+        let refused = upgrade_to(&stage, program)?.stdin(Stdio::null()).output()?;
         let said = stderr(&refused);
         ensure!(refused.status.code() == Some(2) && said.contains(why), "{program}: {said}");
         ensure!(said.contains("goes on with the server it had"), "{program}: {said}");
@@ -195,10 +202,7 @@ fn what_cannot_serve_leaves_the_mount_to_the_server_before() -> Result<()> {
     // One that does not come up is given up with whoever waits for it.
     let begun = stage.path("begun");
     let never = format!("#!/bin/sh\n: >'{}'\nexec sleep 1000\n", begun.display());
-    let mut waits = Command::new(acetate_bin()?)
-        .args(["upgrade", "--to", &script(&stage, &never)?, "merged"])
-        .current_dir(stage.path(""))
-        .spawn()?;
+    let mut waits = upgrade_to(&stage, &never)?.spawn()?;
     eventually("the new server", || Ok(begun.exists()))?;
     waits.kill()?;
     waits.wait()?;
@@ -239,11 +243,7 @@ fn a_signal_is_not_lost_while_the_next_server_starts() -> Result<()> {
             go.display(),
             acetate_bin()?.display()
         );
-        let mut asks = Command::new(acetate_bin()?)
-            .args(["upgrade", "--to", &script(&stage, &waits)?, "merged"])
-            .current_dir(stage.path(""))
-            .stderr(Stdio::null())
-            .spawn()?;
+        let mut asks = upgrade_to(&stage, &waits)?.stderr(Stdio::null()).spawn()?;
         eventually("the new server", || Ok(begun.exists()))?;
         let holder_pid = Pid::from_raw(holder).context("no holder")?;
         kill_process(holder_pid, Signal::TERM)?;
@@ -518,7 +518,7 @@ fn the_mount_that_comes_next_is_left_alone() -> Result<()> {
     let stage = Stage::new("takeover-next")?;
     let merged = stage.path("merged");
     for _ in 0..20 {
-        stage.mount("lowerdir=lower,upperdir=upper,workdir=work")?;
+        stage.mount(USUAL)?;
         let holder = holder(&merged)?;
         unmount(&merged, UnmountFlags::empty())?;
         mount("next", &merged, "tmpfs", MountFlags::empty(), None)?;
