@@ -30,6 +30,8 @@ const LOOKS: u32 = 8;
 const HARMLESS: [&str; 2] = ["whiteout-orphan", "impure-missing"];
 /// The most that the file of a thread may hold.
 const OWN_BYTES: usize = 300_000;
+/// How many names a path has in the tree of all.
+const DEPTH: usize = 3;
 /// What a call may fail with while others change what it is about.
 const USUAL: [Errno; 13] = [
     Errno::NOENT,
@@ -239,6 +241,10 @@ impl Program {
                 file.read_at(&mut bytes, self.random.u64(..30_000)).map(drop)
             }),
             4 => fs::create_dir(&path),
+            // Directories that were moved into others lie deeper than any path reaches.
+            5 if path.components().count() == self.shared.components().count() + DEPTH => {
+                fs::remove_dir_all(&path)
+            }
             5 => fs::remove_dir(&path),
             6 => fs::remove_file(&path),
             7 | 8 => fs::rename(&path, &other),
@@ -271,7 +277,7 @@ impl Program {
     /// A path of few names.
     fn path(&mut self) -> PathBuf {
         let mut path = self.shared.clone();
-        for _ in 0..=self.random.u8(..3) {
+        for _ in 0..self.random.usize(1..=DEPTH) {
             match self.random.u8(..8) {
                 number @ 0..6 => path.push(char::from(b'a' + number).to_string()),
                 _ => path.push(format!("layer-{}", self.random.u8(..40))),
