@@ -212,7 +212,7 @@ impl Place {
         server.unmount()?;
         let new = stage.look(&self.driver(), &self.plain_options())?;
         new.loose().expect(&live.loose(), "after a remount")?;
-        stage.expect_nothing_left(&self.bin, &self.options)?;
+        stage.expect_nothing_left(&self.bin, &self.options, false)?;
         ensure!(!seen.calls.is_empty(), "{}: no call was seen", operation.name);
         Ok(Some(Case { operation: *operation, old, new, seen }))
     }
@@ -286,7 +286,7 @@ impl Place {
         }
         case.expect_new(&view(&merged)?, "done again, the new tree")?;
         server.unmount()?;
-        stage.expect_nothing_left(&self.bin, &self.options)?;
+        stage.expect_nothing_left(&self.bin, &self.options, point.kernel_first)?;
         if !self.kernel_reads() {
             return Ok(());
         }

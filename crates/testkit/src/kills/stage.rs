@@ -117,7 +117,7 @@ impl Stage {
     }
 
     /// Fails if something is left that no mount shows.
-    pub(super) fn expect_nothing_left(&self, bin: &Path, options: &str) -> Result<()> {
+    pub(super) fn expect_nothing_left(&self, bin: &Path, options: &str, after_kernel: bool) -> Result<()> {
         let work = self.path("work/work");
         let left: Vec<_> = fs::read_dir(&work)?.map(|entry| entry.map(|entry| entry.file_name())).collect();
         ensure!(left.is_empty(), "left in the work directory: {left:?}");
@@ -136,10 +136,27 @@ impl Stage {
         let found: serde_json::Value = serde_json::from_str(&said).context("acetate check")?;
         for problem in found["problems"].as_array().context("acetate check")? {
             let kind = problem["kind"].as_str().unwrap_or_default();
-            ensure!(kind == HARMLESS, "acetate check: {problem}");
+            // The kernel takes the mark where what is not in the index has a number of its own (ovl_dir_read_impure).
+            let by_kernel = after_kernel && options.contains("nfs_export=on") && kind == "impure-missing";
+            ensure!(kind == HARMLESS || by_kernel, "acetate check: {problem}");
         }
         Ok(())
     }
+}
+
+/// What each thread of a process waits for, as far as /proc tells: name, state, system call, place in the kernel.
+fn threads(process: Pid) -> Vec<String> {
+    let read = |path: PathBuf| fs::read_to_string(path).unwrap_or_default();
+    let tasks =
+        fs::read_dir(format!("/proc/{}/task", process.as_raw_nonzero())).into_iter().flatten().flatten();
+    let thread = |task: fs::DirEntry| {
+        let status = read(task.path().join("status"));
+        let of_interest = |line: &&str| line.starts_with("State:") || line.starts_with("TracerPid:");
+        let state: Vec<_> = status.lines().filter(of_interest).collect();
+        let [name, call, place] = ["comm", "syscall", "wchan"].map(|file| read(task.path().join(file)));
+        format!("{}: {}, in {} ({})", name.trim(), state.join(", "), place, call.trim())
+    };
+    tasks.map(thread).collect()
 }
 
 /// Gives everything in a layer a time of long ago.
@@ -283,7 +300,7 @@ impl Server {
                 let limit = Timespec { tv_sec: LIMIT.as_secs().cast_signed(), tv_nsec: 0 };
                 let mut fds = [PollFd::new(&fd, PollFlags::IN)];
                 let ended = rustix::io::retry_on_intr(|| poll(&mut fds, Some(&limit)))?;
-                ensure!(ended > 0, "the server does not end");
+                ensure!(ended > 0, "the server does not end: {:#?}", threads(pid));
                 let _seen_by_the_tracer = self.child.try_wait();
             }
         }
