@@ -360,8 +360,14 @@ impl<L: UpperLayer> Work for Server<'_, L> {
 
     fn own(&self) -> Buffers {
         let max_io = self.in_force.max_write;
+        let mut request = vec![0; request_length(max_io)];
+        if self.overlay.ledger().is_some() {
+            // Its memory has to be there: where the kernel cannot get any for a server that is being killed, the request
+            // that it was about to read fails with EIO and is not sent again (fs/fuse/dev.c, fuse_dev_do_read).
+            request.fill(u8::MAX);
+        }
         Buffers {
-            request: vec![0; request_length(max_io)],
+            request,
             length: 0,
             reply: Reply::with_room((max_io as usize).max(MIN_REPLY))
                 .expiring(self.overlay.config().lower_changes),

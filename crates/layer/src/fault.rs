@@ -198,6 +198,10 @@ impl<L: Layer> Layer for Fault<L> {
         self.inner.descriptor(file)
     }
 
+    fn lend<'a>(&self, file: &'a L::File) -> Option<BorrowedFd<'a>> {
+        self.inner.lend(file)
+    }
+
     fn reopen(&self, file: OwnedFd) -> Option<L::File> {
         self.inner.reopen(file)
     }

@@ -82,14 +82,18 @@ pub trait Layer: Send + Sync + Sized + 'static {
         Ok(())
     }
 
-    /// The descriptor of an open file, for whoever can do its reads and writes without this layer; `None` if there
-    /// is no such thing.
+    /// The descriptor of an open file, for safe keeping; `None` if there is no such thing.
     fn descriptor<'a>(&self, _file: &'a Self::File) -> Option<BorrowedFd<'a>> {
         None
     }
 
-    /// The file behind a descriptor that [`Layer::descriptor`] has given, perhaps in another process; `None` where there is
-    /// no such thing.
+    /// The descriptor of an open file, for whoever can do its reads and writes without this layer; `None` if nobody can.
+    fn lend<'a>(&self, _file: &'a Self::File) -> Option<BorrowedFd<'a>> {
+        None
+    }
+
+    /// The file behind a descriptor that [`Layer::descriptor`] has given, perhaps in another process, open as it was then;
+    /// `None` where there is no such thing.
     fn reopen(&self, _file: OwnedFd) -> Option<Self::File> {
         None
     }

@@ -87,6 +87,9 @@ pub struct Config {
     /// File handles can be opened (`CAP_DAC_READ_SEARCH`). Else a copy is found by the handle of its lower file only, and
     /// what has to be known of that one is recorded with the copy; there is no [`Index::All`] then.
     pub handles_open: bool,
+    /// Files can be opened whatever their modes say (`CAP_DAC_OVERRIDE`). Else what is open stays open: what could not be opened
+    /// again is opened before a mode forbids it.
+    pub overrides_modes: bool,
     /// Stored file handles hold the UUID of their filesystem (not so with `uuid=off`).
     pub uuid_in_handles: bool,
     /// What is made durable.
@@ -127,6 +130,7 @@ impl Default for Config {
             redirect_max: 256,
             index: Index::Nothing,
             handles_open: true,
+            overrides_modes: true,
             uuid_in_handles: true,
             durability: Durability::Data,
             lower_changes: false,

@@ -54,6 +54,7 @@ enum Owned {
     ByMounter,
 }
 
+const OWNER_ALL: u32 = 0o700;
 /// Set-user-id and set-group-id.
 const SET_IDS: u32 = 0o6000;
 
@@ -251,7 +252,9 @@ impl<L: UpperLayer> Overlay<L> {
         // What is about to be emptied has just been changed, also if the truncation never comes.
         let emptied = data == Data::Nothing && stat.kind == Kind::File;
         let mtime = if emptied { SetTime::Now } else { SetTime::To(stat.mtime) };
-        self.copy_attributes(upper, &stat, mtime, mode_differs, copy.at())?;
+        let staged_mode = self.staged_mode(stat.kind, stat.mode);
+        mode_differs |= staged_mode != stat.mode;
+        self.copy_attributes(upper, &Stat { mode: staged_mode, ..stat }, mtime, mode_differs, copy.at())?;
         if self.config.durability == Durability::All && matches!(stat.kind, Kind::File | Kind::Dir) {
             upper.sync(copy.at(), false).step("sync the copy")?;
         }
@@ -261,6 +264,10 @@ impl<L: UpperLayer> Overlay<L> {
             return self.publish_in_index(node, copy, data, prot, name, links);
         }
         self.publish(node, place, parent, copy, &made, data, origin, prot)?;
+        if staged_mode != stat.mode {
+            let state = node.state.read();
+            upper.set_mode(state.in_upper()?, stat.mode).step("set the mode of the copied directory")?;
+        }
         if let Some(name) = indexed {
             self.index_named(upper, node, name);
         }
@@ -277,6 +284,12 @@ impl<L: UpperLayer> Overlay<L> {
             (self.changed)(node.id, Changed::Listing);
         }
         Ok(())
+    }
+
+    /// The mode that an object of that mode has until it has its name: without privilege only who may write to a directory can
+    /// move it to another one (`may_delete`, `vfs_rename`, fs/namei.c).
+    pub(crate) fn staged_mode(&self, kind: Kind, mode: u32) -> u32 {
+        if kind == Kind::Dir && !self.config.overrides_modes { mode | OWNER_ALL } else { mode }
     }
 
     /// Makes the copy with its data. Returns the lower file too, if it was opened.

@@ -9,6 +9,9 @@ use parking_lot::RwLock;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 
+const OWNER_READ: u32 = 0o400;
+const OWNER_WRITE: u32 = 0o200;
+
 /// An open regular file.
 pub(crate) struct OpenFile<L: UpperLayer> {
     /// The file.
@@ -68,13 +71,34 @@ impl<L: UpperLayer> Overlay<L> {
     /// Adds an open file, and records it for the next server.
     pub(crate) fn add_handle(&self, open: OpenFile<L>) -> HandleId {
         let id = self.handles.fresh_id(self.ledger.as_deref());
+        self.record_handle(id, &open);
+        self.handles.insert(id, open);
+        id
+    }
+
+    /// Adds the open file of a node that was just created with that mode, which may be one that it cannot be opened with.
+    pub(crate) fn add_new_handle(
+        &self,
+        node: &Arc<Node<L>>,
+        flags: OpenFlags,
+        file: Arc<L::File>,
+        mode: u32,
+    ) -> HandleId {
+        let real = RealFile { file, lower: None };
+        let open = OpenFile::new(node.clone(), flags, Some(real.clone()));
+        let id = self.handles.fresh_id(self.ledger.as_deref());
+        self.record_handle(id, &open);
+        self.keep_open(&open, &real, mode);
+        self.handles.insert(id, open);
+        id
+    }
+
+    fn record_handle(&self, id: HandleId, open: &OpenFile<L>) {
         if let Some(ledger) = &self.ledger
             && let Some(record) = ledger.handle(id, open.node.id, crate::takeover::how(open.flags()))
         {
             let _first = open.record.set(record);
         }
-        self.handles.insert(id, open);
-        id
     }
 
     /// An open file.
@@ -106,6 +130,39 @@ impl<L: UpperLayer> Overlay<L> {
             && !self.config.lower_changes
             && !node.data_in_upper()
             && node.opened_below.load(Ordering::Acquire)
+    }
+
+    /// A file is about to get that mode. Whoever has it open may go on reading and writing, so what is still to be opened
+    /// is opened now, where modes bind this server.
+    pub(crate) fn open_before_mode(&self, node: &Node<L>, mode: u32) {
+        if self.config.overrides_modes || node.kind != Kind::File {
+            return;
+        }
+        for open in self.handles.open_of(node.id) {
+            // Who reads is told of what cannot be opened.
+            if let Ok(real) = self.real_file(&open) {
+                self.keep_open(&open, &real, mode);
+            }
+        }
+    }
+
+    /// Has the descriptor of an open file of upper, which has that mode or is about to get it, kept for the next server, if
+    /// that one could not open it again.
+    pub(crate) fn keep_open(&self, open: &OpenFile<L>, real: &RealFile<L>, mode: u32) {
+        // What is made in upper without privilege belongs to the mounter.
+        let needed = match open.access {
+            Access::Read => OWNER_READ,
+            Access::Write => OWNER_WRITE,
+            Access::ReadWrite => OWNER_READ | OWNER_WRITE,
+        };
+        if self.config.overrides_modes || mode & needed == needed || real.lower.is_some() {
+            return;
+        }
+        if let (Some(record), Some(upper)) = (open.record.get(), &self.upper)
+            && let Some(file) = upper.descriptor(&real.file)
+        {
+            record.keep(file);
+        }
     }
 
     /// Makes reads of a real file leave its access time alone, if so asked.

@@ -31,7 +31,7 @@ mod whereabouts;
 pub use acetate_layer::work::WhiteoutForm;
 pub use config::{Config, Durability, Index, Redirects, Stack, Verity};
 pub use error::{OpError, Result};
-pub use ledger::{Keeper, LEDGER_BYTES, Ledger, LedgerError, Memory, TRANSPORT_WORDS};
+pub use ledger::{Keeper, KeptFor, LEDGER_BYTES, Ledger, LedgerError, Memory, TRANSPORT_WORDS};
 pub use takeover::{KeptFiles, KeptHandle, TakenOver};
 pub use types::*;
 pub use whereabouts::{InLayer, Whereabouts};

@@ -42,6 +42,8 @@ pub(crate) struct Found<L: UpperLayer> {
     pub lower_dir: Option<(u64, u64)>,
 }
 
+const OWNER_READ: u32 = 0o400;
+
 /// The progress of a lookup through the layers.
 struct Search {
     /// What is looked for in the next layer.
@@ -441,18 +443,50 @@ impl<L: UpperLayer> Overlay<L> {
             search.is_dir = true;
         }
         if !search.last {
-            let value = self.mark(layer, at, Mark::Opaque).step("read the opaque mark")?;
-            match mark::opaque(value.as_deref()) {
-                Opaque::Yes => {
-                    search.stop = true;
-                    return Ok(Some(Part { real: Real::Dir(inner), stat }));
-                }
-                Opaque::HasXattrWhiteouts => search.xattr_whiteouts = final_component && !is_upper,
-                Opaque::No => {}
+            let opened = if is_upper { self.open_to_owner(layer, at, &stat)? } else { false };
+            let marks = self.follow_dir(layer, at, prefix, rest, search, is_upper);
+            if opened {
+                layer.set_mode(at, stat.mode).step("close a directory again")?;
             }
-            search.marked_below |= self.follow_redirect(layer, at, prefix, rest, search)? && !is_upper;
+            marks?;
         }
         Ok(Some(Part { real: Real::Dir(inner), stat }))
+    }
+
+    /// Lets a directory of upper be read by its owner, if that is who mounts and its mode forbids it: what it hides would come
+    /// back if its marks were not read. Nobody knows the directory yet. Returns whether its mode has to be set back.
+    fn open_to_owner(&self, layer: &L, at: At<'_, L>, stat: &Stat) -> Result<bool> {
+        let closed = stat.mode & OWNER_READ == 0 && !self.config.overrides_modes && !self.config.read_only;
+        if closed {
+            layer.set_mode(at, stat.mode | OWNER_READ).step("read the marks of a closed directory")?;
+        }
+        Ok(closed)
+    }
+
+    /// Goes on as the marks of a directory say.
+    fn follow_dir(
+        &self,
+        layer: &L,
+        at: At<'_, L>,
+        prefix: &[Vec<u8>],
+        rest: &[Vec<u8>],
+        search: &mut Search,
+        is_upper: bool,
+    ) -> Result<()> {
+        let value = match is_upper {
+            true => self.certain_mark(layer, at, Mark::Opaque),
+            false => self.mark(layer, at, Mark::Opaque),
+        };
+        match mark::opaque(value.step("read the opaque mark")?.as_deref()) {
+            Opaque::Yes => {
+                search.stop = true;
+                return Ok(());
+            }
+            Opaque::HasXattrWhiteouts => search.xattr_whiteouts = rest.is_empty() && !is_upper,
+            Opaque::No => {}
+        }
+        search.marked_below |= self.follow_redirect(layer, at, prefix, rest, search)? && !is_upper;
+        Ok(())
     }
 
     /// Returns whether there is a redirect.
@@ -491,7 +525,11 @@ impl<L: UpperLayer> Overlay<L> {
 
     /// Whether a regular file holds attributes only.
     fn is_metacopy(&self, layer: &L, at: At<'_, L>) -> Result<bool> {
-        let value = self.mark(layer, at, Mark::Metacopy).step("read the metacopy mark")?;
+        let value = match self.config.metacopy {
+            true => self.certain_mark(layer, at, Mark::Metacopy),
+            false => self.mark(layer, at, Mark::Metacopy),
+        };
+        let value = value.step("read the metacopy mark")?;
         value.as_deref().map(crate::metacopy::check_mark).transpose().map(|found| found.is_some())
     }
 

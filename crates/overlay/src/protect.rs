@@ -6,7 +6,7 @@
 use crate::Overlay;
 use crate::error::{OpError, Result, Step};
 use crate::node::Node;
-use acetate_layer::mark::{Mark, ProtAttr};
+use acetate_layer::mark::{Dialect, Mark, ProtAttr};
 use acetate_layer::{At, Errno, Stat, UpperLayer};
 
 /// What is going to happen to an object.
@@ -47,8 +47,22 @@ impl<L: UpperLayer> Overlay<L> {
         Ok(prot)
     }
 
-    /// The value of a mark; where there are no such xattrs there is no mark.
+    /// The value of a mark; where there are no such xattrs there is no mark. `user.*` attributes are for those who may read the
+    /// object: what cannot be read says nothing, as in the kernel (`ovl_check_metacopy_xattr`, fs/overlayfs/util.c).
     pub(crate) fn mark(
+        &self,
+        layer: &L,
+        at: At<'_, L>,
+        mark: Mark,
+    ) -> acetate_layer::Result<Option<Vec<u8>>> {
+        match self.certain_mark(layer, at, mark) {
+            Err(Errno::ACCESS) if self.config.dialect == Dialect::User => Ok(None),
+            other => other,
+        }
+    }
+
+    /// As [`mark`](Self::mark), but what cannot be read is `EACCES`: where something would come back, or have other data.
+    pub(crate) fn certain_mark(
         &self,
         layer: &L,
         at: At<'_, L>,

@@ -294,6 +294,16 @@ impl<L: UpperLayer> HandleTable<L> {
         self.shards.iter().any(|shard| shard.lock().values().any(|open| open.node.id == node))
     }
 
+    /// The open files of a node. Looks at all handles.
+    pub fn open_of(&self, node: NodeId) -> Vec<Arc<OpenFile<L>>> {
+        let shards = self.shards.iter();
+        shards
+            .flat_map(|shard| {
+                shard.lock().values().filter(|open| open.node.id == node).cloned().collect::<Vec<_>>()
+            })
+            .collect()
+    }
+
     pub fn len(&self) -> usize {
         self.shards.iter().map(|shard| shard.lock().len()).sum()
     }

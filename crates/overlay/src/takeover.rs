@@ -5,8 +5,8 @@
 //! files with several names, open files and what they are open on. All else is looked up when it is asked for.
 
 use crate::error::{OpError, Result};
-use crate::handle::OpenFile;
-use crate::ledger::{Before, Change, Intent, Ledger, LedgerError, LostNode, OldHandle, Saved};
+use crate::handle::{OpenFile, RealFile};
+use crate::ledger::{Before, Change, Intent, KeptFor, Ledger, LedgerError, LostNode, OldHandle, Saved};
 use crate::node::{Lower, Node, Real};
 use crate::state::State;
 use crate::{Changed, Entry, HandleId, NodeId, OpenFlags, Overlay};
@@ -16,8 +16,8 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-/// Descriptors in safe keeping, by node, each with the lower layer that its data is in; `None` is upper.
-pub type KeptFiles = HashMap<NodeId, (Option<usize>, OwnedFd)>;
+/// Descriptors in safe keeping, each with the lower layer that its data is in; `None` is upper.
+pub type KeptFiles = HashMap<KeptFor, (Option<usize>, OwnedFd)>;
 
 /// An open file of the last server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,7 +88,7 @@ impl<L: UpperLayer> Overlay<L> {
             }
         }
         // Nobody can come to these any more: they are not open, and no name leads to them.
-        files.keys().for_each(|node| ledger.let_go(*node));
+        files.keys().for_each(|what| ledger.let_go(*what));
         Ok((self, taken))
     }
 
@@ -185,7 +185,7 @@ impl<L: UpperLayer> Overlay<L> {
     fn revive_unnamed(&self, id: NodeId, files: &mut KeptFiles) -> Option<Arc<Node<L>>> {
         let ledger = self.ledger.as_ref()?;
         let old = ledger.lost(id).filter(|old| old.kind == Kind::File)?;
-        let (lower, file) = files.remove(&id)?;
+        let (lower, file) = files.remove(&KeptFor::Node(id))?;
         let layer = match lower {
             Some(number) => self.lowers.get(number)?,
             None => self.upper.as_ref()?,
@@ -218,7 +218,8 @@ impl<L: UpperLayer> Overlay<L> {
         let node = self.node(old.node).ok().or_else(|| self.revive_unnamed(old.node, files));
         let record = ledger.handle_record_of(old);
         let opened = node.and_then(|node| {
-            let real = self.open_real(&node, access_of(old.how)).ok()?;
+            let kept = self.open_kept(old.id, files);
+            let real = kept.or_else(|| self.open_real(&node, access_of(old.how)).ok())?;
             let flags = flags_of(old.how);
             self.honour_atime(&real, flags.keep_atime);
             Some(OpenFile::new(node, flags, Some(real)))
@@ -234,6 +235,13 @@ impl<L: UpperLayer> Overlay<L> {
                 None
             }
         }
+    }
+
+    /// An open file of upper whose descriptor was kept.
+    fn open_kept(&self, handle: HandleId, files: &mut KeptFiles) -> Option<RealFile<L>> {
+        let (_, file) = files.remove(&KeptFor::Handle(handle))?;
+        let file = Arc::new(self.upper.as_ref()?.reopen(file)?);
+        Some(RealFile { file, lower: None })
     }
 
     /// This thread begins with a request of that number, which may have been sent to an earlier server. `false` if it must

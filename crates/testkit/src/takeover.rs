@@ -212,7 +212,10 @@ pub fn attempt((name, needs, script): &Program) -> Result<u32> {
     for tool in *needs {
         need::tool(tool).with_context(|| format!("no program {tool}"))?;
     }
-    let scratch = Scratch::on(FsKind::Tmpfs, "takeover", 512)?;
+    let scratch = match rustix::process::geteuid().is_root() {
+        true => Scratch::on(FsKind::Tmpfs, "takeover", 512)?,
+        false => Scratch::new("takeover")?,
+    };
     let below = run_in(&scratch.dir("below")?, script).with_context(|| format!("{name} without a mount"))?;
     let stack = Stack::writable([scratch.dir("lower")?], scratch.dir("upper")?, scratch.dir("work")?);
     let mounted = Driver::acetate()?.mount(&stack, &scratch.dir("merged")?, KEPT)?;

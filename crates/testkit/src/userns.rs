@@ -1,5 +1,5 @@
-//! Running a program in a user namespace of its own, in which it is root over all ids that it had before: what a
-//! container's root may do, and an ordinary user in a namespace of his own.
+//! Running a program with less privilege: in a user namespace of its own, in which it is root over all ids that it had
+//! before, as a container's root or an ordinary user in a namespace of his own; or as an ordinary user.
 
 use std::fs;
 use std::io::Write;
@@ -13,6 +13,29 @@ use anyhow::{Context, Result, ensure};
 const LIMIT: Duration = Duration::from_secs(60);
 /// Waits for the ids to be mapped, and becomes root there.
 const ENTER: &str = "read go && exec setpriv --reuid 0 --regid 0 --clear-groups \"$@\"";
+
+/// Opens the FUSE device to everybody, as distributions do, in this mount namespace alone, and becomes an ordinary user. What
+/// others have mounted for a while does not stay in use here.
+const BECOME_USER: &str = r#"
+set -e
+cut -d' ' -f5 /proc/self/mountinfo | grep "^${TMPDIR:-/tmp}/" | sort -r | while read -r point; do umount -l "$point" || :; done
+dir=$(mktemp -d)
+mknod -m 666 "$dir/fuse" c 10 229
+mount --bind "$dir/fuse" /dev/fuse
+rm -r "$dir"
+exec setpriv --reuid 1000 --regid 1000 --clear-groups --inh-caps=-all "$@"
+"#;
+
+/// Runs `program` as an ordinary user who may mount by fusermount3(1), in a new mount namespace; needs root, unshare(1) and
+/// setpriv(1).
+///
+/// # Errors
+/// If it cannot be started.
+pub fn run_as_user(program: &Path, arguments: &[String], variables: &[(&str, &str)]) -> Result<ExitStatus> {
+    let mut command = Command::new("unshare");
+    command.args(["-m", "sh", "-c", BECOME_USER, "sh"]).arg(program).args(arguments);
+    command.envs(variables.iter().copied()).status().context("cannot run unshare")
+}
 
 /// Runs `program` in new user and mount namespaces; needs root, unshare(1) and setpriv(1).
 ///

@@ -92,6 +92,56 @@ fn as_mounter(stage: &Stage, script: &str) -> Result<String> {
 const MOUNT: &str = "\"$ACETATE\" mount -o lowerdir=l,upperdir=u,workdir=w m";
 const UMOUNT: &str = "cd \"$OLDPWD\"; \"$ACETATE\" umount m";
 
+/// Private attributes of an ordinary user's mount can be read by who may read the object: the others are shown all the same,
+/// and what a directory hides stays hidden.
+#[test]
+fn what_its_mode_closes_to_the_mounter_is_shown() -> Result<()> {
+    const NAME: &str = "what_its_mode_closes_to_the_mounter_is_shown";
+    if !can(NAME)? || !have(NAME, &[Need::Tool("fusermount3")])? {
+        return Ok(());
+    }
+    let tree = "chown 1000:1000 . u w m; for l in l u; do echo secret >$l/shadow-$l; chmod 600 $l/shadow-$l; done
+        mkdir -m 700 l/root; mkdir l/d l/e l/g; touch l/d/x l/e/x l/g/x; echo f >l/f; chown -R 1000:1000 l/[defg]; chown 1000 l";
+    let look = "for n in *; do stat -c '%n %a %u' $n; done";
+    let stage = Stage::new(tree)?;
+    let script = format!(
+        "{MOUNT}; cd m; exec 3<f; chmod 0 f; cat <&3; exec 3<&-; echo new >new; chmod 0 new; mkdir -m 0 own
+         rm -r d e g/x; mkdir -m 300 d; mkdir -m 555 e; chmod 0 g; {look}; {UMOUNT}; echo; {MOUNT}; cd m; {look}
+         chmod 755 own d e f g new; cat f new; echo; echo */*; {UMOUNT}; echo; {MOUNT}; cd m; echo */*; {UMOUNT}"
+    );
+    let said = as_mounter(&stage, &script)?;
+    let said: Vec<&str> = said.lines().filter(|line| !line.contains("user.overlay")).collect();
+    let parts: Vec<String> = said.split(|line| line.is_empty()).map(|part| part.join("\n")).collect();
+    let [first, again, found, last] = &parts[..] else {
+        anyhow::bail!("{said:?}");
+    };
+    let shown = "d 300 1000\ne 555 1000\nf 0 1000\ng 0 1000\nnew 0 1000\nown 0 1000\nroot 700 0\nshadow-l 600 0\nshadow-u 600 0";
+    assert_eq!(*first, format!("f\n{shown}"));
+    assert_eq!(*again, format!("{shown}\nf\nnew"));
+    assert_eq!((&**found, &**last), ("*/*", "*/*"));
+    Ok(())
+}
+
+/// As caches of modules are made: directories of lower layers that their owner has closed against writing.
+#[test]
+fn a_mounter_can_open_and_remove_closed_directories() -> Result<()> {
+    const NAME: &str = "a_mounter_can_open_and_remove_closed_directories";
+    if !can(NAME)? || !have(NAME, &[Need::Tool("fusermount3")])? {
+        return Ok(());
+    }
+    let tree =
+        "mkdir -p l/mod/sub l/kept; for f in l/mod/f l/mod/sub/g l/kept/h; do echo x >$f; chmod 444 $f; done
+        chmod 555 l/mod/sub l/mod l/kept; chown -R 1000:1000 l u w m";
+    let stage = Stage::new(tree)?;
+    let act = "chmod -R u+w mod; rm -r mod; touch -d @7 kept; stat -c '%a %Y' kept; cat kept/h";
+    let script =
+        format!("{MOUNT}; cd m; {act}; {UMOUNT}; {MOUNT}; cd m; ls -A; stat -c '%a %Y' kept; {UMOUNT}");
+    let said = as_mounter(&stage, &script)?;
+    let said: Vec<&str> = said.lines().filter(|line| !line.contains("user.overlay")).collect();
+    assert_eq!(said, ["555 7", "x", "kept", "555 7"]);
+    Ok(())
+}
+
 /// Root keeps the set-group-id bit of files that the group may not execute; others do unless they are of the group.
 #[test]
 fn chown_takes_set_id_bits_as_the_kernel_does() -> Result<()> {

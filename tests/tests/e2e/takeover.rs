@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -11,6 +11,7 @@ use acetate_testkit::driver::{acetate_bin, is_mounted};
 use acetate_testkit::inject::{self, Injection, Kind};
 use acetate_testkit::need::{Need, have};
 use acetate_testkit::takeover::{PROGRAMS, attempt, holder, many_nodes, server};
+use acetate_testkit::userns;
 use anyhow::{Context, Result, ensure};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -506,6 +507,89 @@ fn programs_do_not_notice_that_servers_are_killed() -> Result<()> {
         kills += killed;
     }
     ensure!(kills > 20, "only {kills} servers were killed");
+    Ok(())
+}
+
+/// Runs this test once more as an ordinary user. `false` if that is who runs it, and is to go on.
+fn as_user(name: &str, more: &[Need]) -> Result<bool> {
+    const INSIDE: &str = "ACETATE_TEST_INSIDE";
+    if std::env::var_os(INSIDE).is_some() {
+        return Ok(false);
+    }
+    let needs = [Need::Root, Need::Fuse, Need::Resend];
+    let tools = ["fusermount3", "unshare", "setpriv"].map(Need::Tool);
+    if have(name, &[&needs[..], &tools, more].concat())? {
+        let arguments = [&format!("takeover::{name}"), "--exact", "--nocapture"].map(str::to_owned);
+        let status = userns::run_as_user(&std::env::current_exe()?, &arguments, &[(INSIDE, "1")])?;
+        ensure!(status.success(), "as an ordinary user: {status}");
+    }
+    Ok(true)
+}
+
+fn content(file: &File) -> Result<String> {
+    let mut bytes = [0; 64];
+    let length = file.read_at(&mut bytes, 0)?;
+    Ok(String::from_utf8_lossy(&bytes[..length]).into_owned())
+}
+
+/// Modes bind the server of an ordinary user, who may have files open that could not be opened again.
+#[test]
+fn what_a_user_has_open_goes_on_whatever_its_mode_says() -> Result<()> {
+    if as_user("what_a_user_has_open_goes_on_whatever_its_mode_says", &[])? {
+        return Ok(());
+    }
+    let stage = Stage::new("takeover-user")?;
+    fs::write(stage.path("lower/b"), "lower b")?;
+    stage.mount(USUAL)?;
+    let merged = stage.path("merged");
+    let close = |name: &str| fs::set_permissions(merged.join(name), fs::Permissions::from_mode(0));
+    let options = |mode| OpenOptions::new().read(true).write(true).mode(mode).clone();
+    let reader = File::open(merged.join("a"))?;
+    close("a")?;
+    ensure!(content(&reader)? == "lower a", "a file that was closed to others");
+    // As git makes its objects.
+    let new = options(0o444).create_new(true).open(merged.join("new"))?;
+    new.write_all_at(b"one", 0)?;
+    let unnamed = options(0).custom_flags(OFlags::TMPFILE.bits().cast_signed()).open(&merged)?;
+    unnamed.write_all_at(b"unnamed", 0)?;
+    let writer = options(0).open(merged.join("b"))?;
+    close("b")?;
+    let replaced = File::open(merged.join("d/f"))?;
+    fs::write(merged.join("other"), "other")?;
+    fs::rename(merged.join("other"), merged.join("d/f"))?;
+    let holder = holder(&merged)?;
+    let kept = || Ok::<_, anyhow::Error>(fs::read_dir(format!("/proc/{holder}/fd"))?.count());
+    let most = kept()?;
+    for round in 0..3 {
+        replace(&stage)?;
+        ensure!(content(&reader)? == "lower a", "round {round}");
+        ensure!(content(&replaced)? == "lower f", "round {round}");
+        new.write_all_at(b"two", 3 + 3 * round)?;
+        writer.write_all_at(b"upper", 0)?;
+        unnamed.write_all_at(b"UN", 0)?;
+        if round == 1 {
+            fs::remove_file(merged.join("new"))?;
+        }
+    }
+    ensure!(content(&new)? == "onetwotwotwo", "{}", content(&new)?);
+    ensure!(content(&writer)? == "upper b", "{}", content(&writer)?);
+    ensure!(content(&unnamed)? == "UNnamed", "{}", content(&unnamed)?);
+    ensure!(File::open(merged.join("a")).is_err(), "a file of mode 0 can be opened");
+    drop((reader, new, unnamed, writer, replaced));
+    eventually("the end of what was kept", || Ok(kept()? + 5 <= most))?;
+    stage.umount()?;
+    expect_gone(holder)
+}
+
+#[test]
+fn programs_of_a_user_do_not_notice_that_servers_are_killed() -> Result<()> {
+    let needs = ["fsx", "git", "sqlite3"].map(Need::Tool);
+    if as_user("programs_of_a_user_do_not_notice_that_servers_are_killed", &needs)? {
+        return Ok(());
+    }
+    for program in PROGRAMS {
+        println!("{}: {} servers killed", program.0, attempt(&program)?);
+    }
     Ok(())
 }
 

@@ -33,12 +33,12 @@ pub(super) enum Wanted {
 }
 
 impl Wanted {
-    /// What the options say; if they say nothing, daemons of root have it. Whoever stays in the foreground is waited for,
+    /// What the options say; if they say nothing, daemons have it. Whoever stays in the foreground is waited for,
     /// and ends with its server.
     pub(super) fn of(options: &Options, is_daemon: bool) -> Wanted {
         match options.takeover {
             Some(Switch::On) => Wanted::Asked,
-            None if is_daemon && can_resend() && rustix::process::geteuid().is_root() => Wanted::Usual,
+            None if is_daemon && can_resend() => Wanted::Usual,
             None | Some(Switch::Off) => Wanted::No,
         }
     }
@@ -134,9 +134,9 @@ impl Inherited {
                 Key::RecordFile => {}
                 Key::Lock(_) => locks.extend(fd),
                 Key::Layer(number) => layers.extend(fd.map(|fd| (number, fd))),
-                Key::File(node) => {
+                Key::File(what) => {
                     let lower = str::from_utf8(&text).ok().and_then(|text| text.parse().ok());
-                    files.extend(fd.map(|fd| (node, (lower, fd))));
+                    files.extend(fd.map(|fd| (what, (lower, fd))));
                 }
             }
         }
@@ -155,9 +155,6 @@ impl Inherited {
 
 /// Why a mount cannot be taken over, if it cannot.
 fn obstacle(opened: &Opened) -> Option<&'static str> {
-    if !rustix::process::geteuid().is_root() {
-        return Some("only mounts of root can");
-    }
     if opened.upper.is_some() && opened.rules.records.is_some() {
         return Some("where owners are recorded in attributes a new file gets its owner in a second step");
     }

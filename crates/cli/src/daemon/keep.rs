@@ -1,7 +1,7 @@
 //! What the holder keeps for the next server, and how the two talk: messages over a socket, each with a key, a text and
 //! perhaps a descriptor.
 
-use acetate_overlay::{Keeper, NodeId};
+use acetate_overlay::{HandleId, Keeper, KeptFor, NodeId};
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
@@ -13,6 +13,8 @@ use std::sync::Arc;
 
 /// The longest message in bytes; the largest is a record, whose paths take the most.
 const LONGEST: usize = 192 * 1024;
+/// What tells the number of an open file from that of a node.
+const HANDLE: u64 = 1 << 62;
 /// Bytes before the text.
 const HEAD: usize = 9;
 
@@ -31,8 +33,8 @@ pub(super) enum Key {
     Lock(u32),
     /// A layer, by its place among the lower layers, the data-only ones, the upper layer and the work directory.
     Layer(u32),
-    /// A file that no name leads to. The text is the number of its lower layer; without one it is in upper.
-    File(NodeId),
+    /// A file that no name leads to, or that is open. The text is the number of its lower layer; without one it is in upper.
+    File(KeptFor),
 }
 
 impl Key {
@@ -44,7 +46,8 @@ impl Key {
             Key::RecordFile => 4,
             Key::Lock(number) => 1 << 32 | u64::from(number),
             Key::Layer(number) => 2 << 32 | u64::from(number),
-            Key::File(node) => 1 << 63 | node.0,
+            Key::File(KeptFor::Node(node)) => 1 << 63 | node.0,
+            Key::File(KeptFor::Handle(handle)) => 1 << 63 | HANDLE | handle.0,
         }
     }
 
@@ -56,8 +59,9 @@ impl Key {
             (0, 4) => Key::RecordFile,
             (1, number) => Key::Lock(number),
             (2, number) => Key::Layer(number),
-            _ if number >> 63 == 1 => Key::File(NodeId(number & !(1 << 63))),
-            _ => return None,
+            _ if number >> 63 == 0 => return None,
+            _ if number & HANDLE != 0 => Key::File(KeptFor::Handle(HandleId(number & !(1 << 63 | HANDLE)))),
+            _ => Key::File(KeptFor::Node(NodeId(number & !(1 << 63)))),
         })
     }
 }
@@ -218,14 +222,14 @@ impl Holder {
 }
 
 impl Keeper for Holder {
-    fn keep(&self, node: NodeId, lower: Option<usize>, file: BorrowedFd<'_>) -> io::Result<()> {
+    fn keep(&self, what: KeptFor, lower: Option<usize>, file: BorrowedFd<'_>) -> io::Result<()> {
         let text = lower.map(|number| number.to_string()).unwrap_or_default();
-        Holder::keep(self, Key::File(node), text.as_bytes(), Some(file))
+        Holder::keep(self, Key::File(what), text.as_bytes(), Some(file))
     }
 
-    fn let_go(&self, node: NodeId) {
+    fn let_go(&self, what: KeptFor) {
         // It keeps one more file, then.
-        let _kept_longer = send(&*self.0, b'F', Key::File(node).to_number(), b"", None);
+        let _kept_longer = send(&*self.0, b'F', Key::File(what).to_number(), b"", None);
     }
 }
 
@@ -241,16 +245,23 @@ mod tests {
         let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
         let holder = Holder::new(ours);
         let file = std::fs::File::open("/proc/self/exe").unwrap();
-        Keeper::keep(&holder, NodeId(9), Some(2), file.as_fd()).unwrap();
+        let handle = KeptFor::Handle(HandleId(9));
+        Keeper::keep(&holder, KeptFor::Node(NodeId(9)), Some(2), file.as_fd()).unwrap();
+        Keeper::keep(&holder, handle, None, file.as_fd()).unwrap();
         holder.keep(Key::Record, &[b'x'; 100_000], None).unwrap();
-        holder.let_go(NodeId(9));
+        holder.let_go(KeptFor::Node(NodeId(9)));
         holder.ready(b"/log").unwrap();
         let next = || receive(&theirs, RecvFlags::DONTWAIT).unwrap();
         let Some(Message::Keep(item)) = next() else { panic!() };
-        assert_eq!((item.key, &*item.text, item.fd.is_some()), (Key::File(NodeId(9)), &b"2"[..], true));
+        assert_eq!(
+            (item.key, &*item.text, item.fd.is_some()),
+            (Key::File(KeptFor::Node(NodeId(9))), &b"2"[..], true)
+        );
+        let Some(Message::Keep(item)) = next() else { panic!() };
+        assert_eq!((item.key, &*item.text, item.fd.is_some()), (Key::File(handle), &b""[..], true));
         let Some(Message::Keep(item)) = next() else { panic!() };
         assert_eq!((item.key, item.text.len(), item.fd.is_some()), (Key::Record, 100_000, false));
-        assert!(matches!(next(), Some(Message::LetGo(Key::File(NodeId(9))))));
+        assert!(matches!(next(), Some(Message::LetGo(Key::File(KeptFor::Node(NodeId(9)))))));
         assert!(matches!(next(), Some(Message::Ready(log)) if log == b"/log"));
         assert!(next().is_none());
         send_item(&theirs, Key::Layer(7), b"", Some(file.as_fd())).unwrap();

@@ -7,7 +7,7 @@ use super::statistics::Statistics;
 use super::status::Socket;
 use super::{READY, holder, inherit, notify, privileges, signals};
 use crate::error::Failure;
-use crate::mount::{Locks, Opened, Plan, Request, prepare, prepare_again};
+use crate::mount::{Locks, Opened, Plan, Request, overrides_modes, prepare, prepare_again};
 use crate::options::{BusyPoll, Compat, LowerChanges, Options, RedirectDir, Switch, Uuid, Xino};
 use crate::out::{cause, exact, note, shown, warn};
 use crate::record::{self, Record};
@@ -320,6 +320,7 @@ fn config(opened: &Opened, read_only: bool) -> Result<Config, Failure> {
         redirect_max: opened.redirect_max,
         index: opened.index,
         handles_open: opened.handles_open,
+        overrides_modes: overrides_modes(),
         uuid_in_handles: opened.uuid_in_handles,
         durability: opened.durability,
         lower_changes: opened.lower_changes,

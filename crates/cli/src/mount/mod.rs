@@ -16,7 +16,7 @@ pub(crate) use device::check as check_device;
 pub(crate) use driver::{ByKernel, Driver, by_kernel};
 pub(crate) use exclusive::Locks;
 pub(crate) use remount::{Rest, remount};
-pub(crate) use stack::Opened;
+pub(crate) use stack::{Opened, overrides_modes};
 pub(crate) use target::{Target, mount_point};
 
 use crate::error::Failure;

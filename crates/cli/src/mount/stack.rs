@@ -367,9 +367,12 @@ fn tell_choice(opened: &Opened, wanted: Option<Dialect>, upper: &Place) {
 
 /// The mode of the staging directory: closed to everybody, but for those who have to open it as its owner.
 fn staging_mode() -> u32 {
-    let ignores_modes =
-        capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::DAC_OVERRIDE));
-    if ignores_modes { 0 } else { 0o700 }
+    if overrides_modes() { 0 } else { 0o700 }
+}
+
+/// Whether this process can open files whatever their modes say (capabilities(7)).
+pub(crate) fn overrides_modes() -> bool {
+    capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::DAC_OVERRIDE))
 }
 
 fn incompatible(work: &Place) -> Failure {

@@ -107,12 +107,23 @@ impl Layer for DirLayer {
     }
 
     fn descriptor<'a>(&self, file: &'a File) -> Option<BorrowedFd<'a>> {
+        Some(file.as_fd())
+    }
+
+    fn lend<'a>(&self, file: &'a File) -> Option<BorrowedFd<'a>> {
         // Whoever opens a file anew by it reads without O_NOATIME: only a copy of the mount keeps access times then.
         (self.role != Role::Lower).then(|| file.as_fd())
     }
 
     fn reopen(&self, fd: OwnedFd) -> Option<File> {
-        Some(File { fd, access: None })
+        let flags = rustix::fs::fcntl_getfl(&fd).ok()?;
+        let access = match flags & OFlags::ACCMODE {
+            _ if flags.contains(OFlags::PATH) => None,
+            OFlags::RDWR => Some(Access::ReadWrite),
+            OFlags::WRONLY => Some(Access::Write),
+            _ => Some(Access::Read),
+        };
+        Some(File { fd, access })
     }
 
     fn hold(&self, dir: &Dir, name: &[u8]) -> Result<File> {

@@ -320,8 +320,12 @@ impl<L: Layer> Layer for View<L> {
     }
 
     fn descriptor<'a>(&self, file: &'a L::File) -> Option<BorrowedFd<'a>> {
+        self.inner.descriptor(file)
+    }
+
+    fn lend<'a>(&self, file: &'a L::File) -> Option<BorrowedFd<'a>> {
         // A write that this layer does not see takes set-id bits from the file, not from its record.
-        if self.rules.records.is_some() { None } else { self.inner.descriptor(file) }
+        if self.rules.records.is_some() { None } else { self.inner.lend(file) }
     }
 
     fn reopen(&self, file: OwnedFd) -> Option<L::File> {

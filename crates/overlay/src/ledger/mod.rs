@@ -70,7 +70,7 @@ const MOST_BEGUN: u64 = 16;
 /// A server that crashes counts as so many more than one that is killed: five are enough.
 const BLAME: u64 = 3;
 
-/// Flags of a node.
+/// Flags of a node; and of an open file, beside how it was opened.
 pub(crate) mod flag {
     /// It can be reached by names that the kernel has not looked up, so it has to be known before they are.
     pub const MANY_NAMES: u64 = 1 << 8;
@@ -80,17 +80,26 @@ pub(crate) mod flag {
     pub const KEPT: u64 = 1 << 10;
 }
 
-/// Keeps descriptors of files that no name leads to, for the next server.
+/// What a descriptor is kept for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum KeptFor {
+    /// A file that no name leads to.
+    Node(NodeId),
+    /// An open file of upper that could not be opened again.
+    Handle(HandleId),
+}
+
+/// Keeps descriptors of files for the next server.
 pub trait Keeper: Send + Sync {
-    /// Keeps a descriptor of `node`, whose data is in that lower layer, or in upper. Once this returns, it outlives the
+    /// Keeps a descriptor of a file whose data is in that lower layer, or in upper. Once this returns, it outlives the
     /// process.
     ///
     /// # Errors
     /// If it cannot be kept; the file is lost with this process then.
-    fn keep(&self, node: NodeId, lower: Option<usize>, file: BorrowedFd<'_>) -> std::io::Result<()>;
+    fn keep(&self, what: KeptFor, lower: Option<usize>, file: BorrowedFd<'_>) -> std::io::Result<()>;
 
     /// Lets go of it.
-    fn let_go(&self, node: NodeId);
+    fn let_go(&self, what: KeptFor);
 }
 
 /// Memory that outlives the process.
@@ -311,9 +320,9 @@ impl Ledger {
         Some(HandleRecord { ledger: self.clone(), at })
     }
 
-    /// Lets go of a descriptor that is not needed after all. Its node may keep the flag, and ask for it once more.
-    pub(crate) fn let_go(&self, node: NodeId) {
-        self.keeper.let_go(node);
+    /// Lets go of a descriptor that is not needed after all. What it was kept for may keep the flag, and ask for it once more.
+    pub(crate) fn let_go(&self, what: KeptFor) {
+        self.keeper.let_go(what);
     }
 
     /// Keeps a descriptor of a file that is about to lose its last name.
@@ -324,7 +333,7 @@ impl Ledger {
         lower: Option<usize>,
         file: BorrowedFd<'_>,
     ) {
-        match self.keeper.keep(node, lower, file) {
+        match self.keeper.keep(KeptFor::Node(node), lower, file) {
             Ok(()) => record.set(flag::KEPT, true),
             Err(error) => {
                 eprintln!("acetate: an open file without a name will not outlive this server: {error}")
@@ -410,7 +419,7 @@ impl Drop for Record {
             return;
         }
         if self.has(flag::KEPT) {
-            self.ledger.keeper.let_go(node);
+            self.ledger.keeper.let_go(KeptFor::Node(node));
         }
         let places = std::mem::take(&mut *self.places.lock());
         self.ledger.give_back(NODE, self.at);
@@ -431,10 +440,32 @@ impl HandleRecord {
     pub(crate) fn note(&self, word: u64) {
         self.ledger.store(self.at + 4, word);
     }
+
+    /// Keeps a descriptor of the file, once.
+    pub(crate) fn keep(&self, file: BorrowedFd<'_>) {
+        if self.is_kept() {
+            return;
+        }
+        match self.ledger.keeper.keep(self.kept_for(), None, file) {
+            Ok(()) => drop(self.ledger.word(self.at + 2).fetch_or(flag::KEPT, Ordering::AcqRel)),
+            Err(error) => eprintln!("acetate: an open file will not outlive this server: {error}"),
+        }
+    }
+
+    fn is_kept(&self) -> bool {
+        self.ledger.load(self.at + 2) & flag::KEPT != 0
+    }
+
+    fn kept_for(&self) -> KeptFor {
+        KeptFor::Handle(HandleId(self.ledger.load(self.at)))
+    }
 }
 
 impl Drop for HandleRecord {
     fn drop(&mut self) {
+        if self.is_kept() {
+            self.ledger.keeper.let_go(self.kept_for());
+        }
         self.ledger.give_back(HANDLE, self.at);
     }
 }

@@ -87,6 +87,9 @@ impl<L: UpperLayer> Overlay<L> {
                 self.set_size(upper, node, handle, size)?;
             }
         }
+        if let Some(mode) = set.mode {
+            self.open_before_mode(node, mode);
+        }
         let state = node.state.read();
         let at = state.in_upper()?;
         if let Some(gid) = set.kill_set_ids {

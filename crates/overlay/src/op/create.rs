@@ -5,7 +5,6 @@
 //! whiteout.
 
 use crate::error::{OpError, Result, Step};
-use crate::handle::{OpenFile, RealFile};
 use crate::ledger::{self, Intent};
 use crate::node::{Node, Real};
 use crate::op::lookup::Slot;
@@ -60,8 +59,7 @@ impl<L: UpperLayer> Overlay<L> {
             Some(file) => file,
             None => return Err(OpError::Stale),
         };
-        let real = RealFile { file: Arc::new(file), lower: None };
-        let handle = self.add_handle(OpenFile::new(node.clone(), flags, Some(real)));
+        let handle = self.add_new_handle(&node, flags, Arc::new(file), attr.mode);
         self.nodes.refer(&node);
         Ok((Entry { node: node.id, attr }, handle))
     }
@@ -91,8 +89,7 @@ impl<L: UpperLayer> Overlay<L> {
         let mut state = State::new(self.inodes.upper(stat.ino));
         state.set_upper(Real::Held(file.clone()));
         let node = self.new_node(Kind::File, state);
-        let real = RealFile { file: file.clone(), lower: None };
-        let handle = self.add_handle(OpenFile::new(node.clone(), flags, Some(real)));
+        let handle = self.add_new_handle(&node, flags, file.clone(), stat.mode);
         self.keep_reachable(&node, Some(&file));
         self.nodes.refer(&node);
         Ok((Entry { node: node.id, attr: self.attr_of(&node, &stat) }, handle))
@@ -158,8 +155,10 @@ impl<L: UpperLayer> Overlay<L> {
         let dir = self.dir(parent)?;
         let upper = self.upper()?;
         let _names = dir.as_dir()?.ns.write();
-        if self.is_done(ledger::Change::Make) {
-            return self.made_before(&dir, name, what);
+        if self.is_done(ledger::Change::Make)
+            && let Some(made) = self.made_before(upper, &dir, name, what)?
+        {
+            return Ok(made);
         }
         protect::check(&dir, Change::AddEntry)?;
         if self.is_taken(&dir, name)? {
@@ -214,18 +213,32 @@ impl<L: UpperLayer> Overlay<L> {
         };
     }
 
-    /// What the last server has made for the same request.
-    fn made_before(&self, dir: &Arc<Node<L>>, name: &[u8], what: What<'_>) -> Result<Made<L>> {
-        let (node, attr) = self.child_with_attr(dir, name, None)?.ok_or(OpError::Stale)?;
+    /// What the last server has made for the same request. `None` for a file of a mode with which it cannot be opened again,
+    /// which is taken back: it is empty, and nobody knows of it.
+    fn made_before(
+        &self,
+        upper: &L,
+        dir: &Arc<Node<L>>,
+        name: &[u8],
+        what: What<'_>,
+    ) -> Result<Option<Made<L>>> {
         let file = match what {
             What::File => {
-                let state = node.state.read();
-                let at = state.in_upper()?;
-                Some(self.upper()?.open_file(at, Access::ReadWrite).step("open the new file again")?)
+                let state = dir.state.read();
+                let real_dir = state.upper_dir().ok_or(OpError::Stale)?;
+                match upper.open_file(At::Name(real_dir, name), Access::ReadWrite) {
+                    Err(Errno::ACCESS) if !self.config.overrides_modes => {
+                        let before = if state.has_lowers() { Slot::Whiteout } else { Slot::Nothing };
+                        self.take_back(upper, real_dir, name, Kind::File, before);
+                        return Ok(None);
+                    }
+                    other => Some(other.step("open the new file again")?),
+                }
             }
             _ => None,
         };
-        Ok((node, attr, file))
+        let (node, attr) = self.child_with_attr(dir, name, None)?.ok_or(OpError::Stale)?;
+        Ok(Some((node, attr, file)))
     }
 
     /// Marks a new directory opaque if its own one merges and lower layers are not to change: lookups in it can then
@@ -296,7 +309,7 @@ impl<L: UpperLayer> Overlay<L> {
         }
         let owner = Owner::User { uid: caller.uid, gid };
         let (staged, file) = if kind == Kind::Dir {
-            (self.staging.dir(upper, mode, owner).step(STEP)?, None)
+            (self.staging.dir(upper, self.staged_mode(kind, mode), owner).step(STEP)?, None)
         } else {
             self.staging
                 .object(upper, |work, name| self.make_at(upper, work, name, what, mode, owner))
@@ -307,9 +320,6 @@ impl<L: UpperLayer> Overlay<L> {
                 upper.set_xattr(staged.at(), name, &value, SetXattr::Any).step("set an inherited ACL")?;
             }
         }
-        if kind != Kind::Symlink {
-            upper.set_mode(staged.at(), mode).step("set the mode of a new object")?;
-        }
         if kind == Kind::Dir {
             let opaque = self.config.dialect.name(Mark::Opaque);
             // Without the mark the lower directory would come back.
@@ -317,8 +327,20 @@ impl<L: UpperLayer> Overlay<L> {
                 return Err(OpError::Layer { step: "mark a directory opaque", errno: Errno::IO });
             }
             upper.set_xattr(staged.at(), opaque, b"y", SetXattr::Any).step("mark a directory opaque")?;
+        }
+        let staged_mode = self.staged_mode(kind, mode);
+        if kind != Kind::Symlink {
+            upper.set_mode(staged.at(), staged_mode).step("set the mode of a new object")?;
+        }
+        if kind == Kind::Dir {
             // The whiteout is now the staged object, and removed.
             drop(staged.exchange(real_dir, name, false).step("publish a new directory")?);
+            if staged_mode != mode {
+                upper
+                    .set_mode(At::Name(real_dir, name), mode)
+                    .inspect_err(|_| self.take_back(upper, real_dir, name, kind, Slot::Whiteout))
+                    .step("set the mode of a new directory")?;
+            }
         } else {
             staged.publish(real_dir, name).step("publish a new object")?;
         }

@@ -53,7 +53,7 @@ impl<L: UpperLayer> Overlay<L> {
         if real.lower.is_some() && layer.stat(At::Open(real.file.as_ref())).ok()?.size < LARGE {
             return None;
         }
-        layer.descriptor(&real.file).map(act)
+        layer.lend(&real.file).map(act)
     }
 
     /// Reads at `offset`; returns the number of bytes, fewer than `buf` only at the end of the file.

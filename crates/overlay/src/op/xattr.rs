@@ -93,6 +93,10 @@ impl<L: UpperLayer> Overlay<L> {
             return Err(OpError::NotPermitted);
         }
         self.copy_up(&node, Data::Below)?;
+        if name == acl::ACCESS {
+            // It may say anything of the owner.
+            self.open_before_mode(&node, 0);
+        }
         let state = node.state.read();
         let at = state.in_upper()?;
         let how = self.how_to_set(upper, node.id, at, &disk, how)?;

@@ -14,8 +14,8 @@ use acetate_layer::view::{Rules, View as Shown};
 use acetate_layer::work::{self, WhiteoutForm};
 use acetate_layer::{Access, At, Errno, FsId, Kind, Layer, Rdev, SetTime, Time, acl};
 use acetate_overlay::{
-    Attr, Caller, Config, Entry, HandleId, Index, Keeper, KeptFiles, LEDGER_BYTES, Ledger, NodeId, OpError,
-    OpenFlags, Overlay, RenameKind, Room, SetAttr, Stack as Layers,
+    Attr, Caller, Config, Entry, HandleId, Index, Keeper, KeptFiles, KeptFor, LEDGER_BYTES, Ledger, NodeId,
+    OpError, OpenFlags, Overlay, RenameKind, Room, SetAttr, Stack as Layers,
 };
 use acetate_sys::memory::SharedMemory;
 use proptest::prelude::*;
@@ -46,11 +46,11 @@ impl AsRef<[AtomicU64]> for Kept {
 struct NoFiles;
 
 impl Keeper for NoFiles {
-    fn keep(&self, _: NodeId, _: Option<usize>, _: BorrowedFd<'_>) -> std::io::Result<()> {
+    fn keep(&self, _: KeptFor, _: Option<usize>, _: BorrowedFd<'_>) -> std::io::Result<()> {
         Ok(())
     }
 
-    fn let_go(&self, _: NodeId) {}
+    fn let_go(&self, _: KeptFor) {}
 }
 
 /// Layers in memory and a mount of them.
