@@ -37,7 +37,7 @@ pub use handle::Dir;
 
 use crate::{Errno, FsId, Result};
 use acetate_sys::mount::private_read_only_copy;
-use acetate_sys::open::open_below;
+use acetate_sys::open::{open_below, reopen};
 use acetate_sys::writeback::orders_names_behind_pages;
 use acetate_sys::{ident, retry};
 use handle::{HOLD_DIR, Id};
@@ -186,9 +186,14 @@ impl DirLayer {
     /// Opens a directory to list it. Its access time stays, in upper too: the kernel's overlayfs lists a directory once
     /// for all its readers.
     fn open_to_list(&self, dir: &OwnedFd) -> Result<OwnedFd> {
+        let open = |flags| match open_below(dir.as_fd(), c".", flags, Mode::empty()) {
+            // Its name in itself is for those who may search it.
+            Err(Errno::ACCESS) => reopen(dir.as_fd(), flags),
+            other => other,
+        };
         let flags = OFlags::RDONLY | OFlags::DIRECTORY;
-        match open_below(dir.as_fd(), c".", flags | OFlags::NOATIME, Mode::empty()) {
-            Err(Errno::PERM) => open_below(dir.as_fd(), c".", flags, Mode::empty()),
+        match open(flags | OFlags::NOATIME) {
+            Err(Errno::PERM) => open(flags),
             other => other,
         }
     }

@@ -5,7 +5,7 @@ use crate::listing::{ListEntry, Listing};
 use crate::node::Node;
 use crate::{Attr, Changed, DirItem, Entry, Index, LookUp, NodeId, Overlay, Room};
 use acetate_layer::mark::Mark;
-use acetate_layer::{Kind, UpperLayer};
+use acetate_layer::{Errno, Kind, UpperLayer};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -111,6 +111,8 @@ impl<L: UpperLayer> Overlay<L> {
                 }
                 Ok(room)
             }
+            // What may be listed and not searched has names only.
+            Err(error) if error.errno() == Errno::ACCESS => Ok(sink(item, None)),
             // A merged listing leaves out an entry whose number is needed and cannot be found out, as in the kernel.
             Ok(None) | Err(_) if number_unknown && listing.merged => Ok(Room::Taken),
             // Gone since it was listed, or a whiteout in a plain listing: the name stays in this listing.
