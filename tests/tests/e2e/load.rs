@@ -62,7 +62,7 @@ fn a_sparse_file_of_twenty_gibibytes() -> Result<()> {
     Ok(())
 }
 
-/// 200 to 260 bytes, the more the fewer files a directory holds; memory comes in pages, and some of them are not full.
+/// 200 to 250 bytes, the more the fewer files a directory holds; memory comes in pages, and some of them are not full.
 #[test]
 fn a_known_file_takes_little_memory() -> Result<()> {
     if can("memory of nodes")? {

@@ -542,7 +542,7 @@ fn what_a_user_has_open_goes_on_whatever_its_mode_says() -> Result<()> {
     fs::write(stage.path("lower/b"), "lower b")?;
     stage.mount(USUAL)?;
     let merged = stage.path("merged");
-    let close = |name: &str| fs::set_permissions(merged.join(name), fs::Permissions::from_mode(0));
+    let close = |name: &str| fs::set_permissions(merged.join(name), fs::Permissions::from_mode(0o000));
     let options = |mode| OpenOptions::new().read(true).write(true).mode(mode).clone();
     let reader = File::open(merged.join("a"))?;
     close("a")?;
