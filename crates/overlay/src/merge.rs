@@ -404,7 +404,7 @@ impl<L: UpperLayer> Overlay<L> {
         if matches!(name, b"." | b"..") {
             return Err(OpError::BrokenMark { what: "a redirect has dot components", errno: Errno::ACCESS });
         }
-        let stat = match layer.stat(At::Name(dir, name)) {
+        let mut stat = match layer.stat(At::Name(dir, name)) {
             Ok(stat) => stat,
             Err(Errno::NOENT | Errno::NAMETOOLONG) => return Ok(None),
             Err(errno) => return Err(OpError::Layer { step: "look a name up in a layer", errno }),
@@ -443,10 +443,12 @@ impl<L: UpperLayer> Overlay<L> {
             search.is_dir = true;
         }
         if !search.last {
-            let opened = if is_upper { self.open_to_owner(layer, at, &stat)? } else { false };
+            let opened = is_upper && self.open_to_owner(layer, at, &stat)?;
             let marks = self.follow_dir(layer, at, prefix, rest, search, is_upper);
             if opened {
-                layer.set_mode(at, stat.mode).step("close a directory again")?;
+                const STEP: &str = "close a directory again";
+                layer.set_mode(at, stat.mode).step(STEP)?;
+                stat = layer.stat(at).step(STEP)?;
             }
             marks?;
         }
