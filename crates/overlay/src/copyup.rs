@@ -590,7 +590,10 @@ impl<L: UpperLayer> Overlay<L> {
         let name = self.config.dialect.name(Mark::Impure);
         upper.set_xattr(at, name, b"y", SetXattr::Any).step("mark a directory impure")?;
         part.impure.store(true, Ordering::Release);
-        (self.changed)(dir.id, Changed::Attributes);
+        drop(state);
+        // Whoever lists it next finds out whether it needs the mark.
+        dir.forget_listing();
+        (self.changed)(dir.id, Changed::Listing);
         Ok(())
     }
 }
