@@ -219,7 +219,13 @@ impl Connection {
         let pool =
             self.shared.pool.get_or_init(|| Pool::new(self.tuning.max_threads, self.polling, self.waiting));
         let device = &self.shared.device;
-        let files = Files::new(device, self.tuning.passthrough && in_force.has(Feature::Passthrough));
+        let passthrough = self.tuning.passthrough && in_force.has(Feature::Passthrough);
+        if let Some(ledger) = overlay.ledger() {
+            // What is written comes as requests then, and they may be large.
+            let written = if passthrough { MIN_BUFFER } else { request_length(in_force.max_write) };
+            ledger.note_request(written);
+        }
+        let files = Files::new(device, passthrough);
         let can_do_without = in_force.has(Feature::NoOpenSupport) && overlay.opens_mean_nothing();
         let files = if can_do_without { files.without_opens() } else { files };
         let files = files.with(self.taken.as_ref().map_or(&[], |taken| &taken.handles));
@@ -349,10 +355,24 @@ struct Server<'a, L: UpperLayer> {
 /// The buffers of a thread.
 struct Buffers {
     request: Vec<u8>,
+    /// So much of it has memory for sure.
+    present: usize,
     /// How much of it the last request takes.
     length: usize,
     reply: Reply,
     slot: Arc<Slot>,
+}
+
+impl Buffers {
+    /// Makes sure that there is memory for a request of that length: where the kernel gets none, because the server is being
+    /// killed, the request that was about to be read fails with `EIO` and is not sent again (`fuse_dev_do_read`,
+    /// fs/fuse/dev.c). Most servers are never sent a large one, and need not have so much.
+    fn make_present(&mut self, length: usize) {
+        if let Some(absent) = self.request.get_mut(self.present..length) {
+            absent.fill(u8::MAX);
+            self.present = length;
+        }
+    }
 }
 
 impl<L: UpperLayer> Work for Server<'_, L> {
@@ -360,14 +380,9 @@ impl<L: UpperLayer> Work for Server<'_, L> {
 
     fn own(&self) -> Buffers {
         let max_io = self.in_force.max_write;
-        let mut request = vec![0; request_length(max_io)];
-        if self.overlay.ledger().is_some() {
-            // Its memory has to be there: where the kernel cannot get any for a server that is being killed, the request
-            // that it was about to read fails with EIO and is not sent again (fs/fuse/dev.c, fuse_dev_do_read).
-            request.fill(u8::MAX);
-        }
         Buffers {
-            request,
+            request: vec![0; request_length(max_io)],
+            present: 0,
             length: 0,
             reply: Reply::with_room((max_io as usize).max(MIN_REPLY))
                 .expiring(self.overlay.config().lower_changes),
@@ -376,9 +391,16 @@ impl<L: UpperLayer> Work for Server<'_, L> {
     }
 
     fn read(&self, own: &mut Buffers) -> Turn {
+        let ledger = self.overlay.ledger();
+        if let Some(ledger) = ledger {
+            own.make_present(ledger.largest_request());
+        }
         match self.device.read(&mut own.request) {
             Got::Request(length) => {
                 own.length = length;
+                if let Some(ledger) = ledger.filter(|_| length > own.present) {
+                    ledger.note_request(length);
+                }
                 Turn::Request
             }
             Got::Nothing => Turn::Nothing,

@@ -39,6 +39,7 @@ const NEXT_HANDLE: usize = 2;
 const GIVEN_UP: usize = 3;
 const CHUNKS_USED: usize = 4;
 const ANSWERED: usize = 5;
+const LARGEST_REQUEST: usize = 6;
 /// What the transport has to know.
 const TRANSPORT: usize = 16;
 /// How many words that is.
@@ -213,6 +214,16 @@ impl Ledger {
     /// What the transport has kept.
     pub fn transport(&self) -> [u64; TRANSPORT_WORDS] {
         std::array::from_fn(|at| self.load(TRANSPORT + at))
+    }
+
+    /// Keeps how many bytes a request has had.
+    pub fn note_request(&self, length: usize) {
+        self.word(LARGEST_REQUEST).fetch_max(length as u64, Ordering::AcqRel);
+    }
+
+    /// How many bytes the largest request has had so far, of all servers.
+    pub fn largest_request(&self) -> usize {
+        self.load(LARGEST_REQUEST) as usize
     }
 
     /// How many requests the server has answered that writes this memory; `None` if it cannot be taken over from.
