@@ -347,6 +347,10 @@ impl<L: UpperLayer> UpperLayer for Fault<L> {
         self.change("sync")?.sync(Self::at(at), data_only)
     }
 
+    fn orders_lengths(&self) -> bool {
+        self.inner.orders_lengths()
+    }
+
     fn put_data_first(&self, file: &Self::File) -> Result<()> {
         self.change("put_data_first")?.put_data_first(file)
     }

@@ -239,6 +239,11 @@ pub trait UpperLayer: Layer {
     /// [`sync`](UpperLayer::sync).
     fn put_data_first(&self, file: &Self::File) -> Result<()>;
 
+    /// Whether a name survives a crash only together with the length that its file had when it got the name.
+    fn orders_lengths(&self) -> bool {
+        false
+    }
+
     /// Whether writing a file's data in the background has failed since it was opened; starts no writing.
     ///
     /// # Errors

@@ -255,7 +255,13 @@ impl<L: UpperLayer> Overlay<L> {
         let staged_mode = self.staged_mode(stat.kind, stat.mode);
         mode_differs |= staged_mode != stat.mode;
         self.copy_attributes(upper, &Stat { mode: staged_mode, ..stat }, mtime, mode_differs, copy.at())?;
-        if self.config.durability == Durability::All && matches!(stat.kind, Kind::File | Kind::Dir) {
+        let has_to_last = match self.config.durability {
+            Durability::All => matches!(stat.kind, Kind::File | Kind::Dir),
+            // The length is that of the data below: with none, there would be no data.
+            Durability::Data => data == Data::Below && !upper.orders_lengths(),
+            Durability::Nothing => false,
+        };
+        if has_to_last {
             upper.sync(copy.at(), false).step("sync the copy")?;
         }
         if let Some(name) = indexed_file {

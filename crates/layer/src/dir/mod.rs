@@ -38,7 +38,7 @@ pub use handle::Dir;
 use crate::{Errno, FsId, Result};
 use acetate_sys::mount::private_read_only_copy;
 use acetate_sys::open::{open_below, reopen};
-use acetate_sys::writeback::orders_names_behind_pages;
+use acetate_sys::writeback::{orders_lengths, orders_names_behind_pages};
 use acetate_sys::{ident, retry};
 use handle::{HOLD_DIR, Id};
 use parking_lot::Mutex;
@@ -68,6 +68,8 @@ pub struct DirLayer {
     calls_all_immutable: bool,
     /// The filesystem writes a name to the disk only after the data that was written before.
     orders_names: bool,
+    /// It writes a name only with the length of the file.
+    orders_lengths: bool,
     /// Where objects are staged; nothing until it is set.
     work: Dir,
 }
@@ -163,6 +165,7 @@ impl DirLayer {
     fn new(root: OwnedFd, role: Role, cache: &Arc<DirCache>) -> Result<DirLayer> {
         let filesystem = filesystem_of(&root)?;
         let orders_names = role == Role::Upper && orders_names_behind_pages(root.as_fd())?;
+        let orders_lengths = role == Role::Upper && orders_lengths(root.as_fd())?;
         let calls_all_immutable = is_erofs(&root)?;
         Ok(DirLayer {
             root: Dir::root(root, cache.clone())?,
@@ -174,6 +177,7 @@ impl DirLayer {
             handles_refused: AtomicBool::new(false),
             cannot_clone: AtomicBool::new(false),
             orders_names,
+            orders_lengths,
             work: Dir::nothing(),
         })
     }

@@ -227,6 +227,10 @@ impl UpperLayer for DirLayer {
         retry(|| if data_only { rustix::fs::fdatasync(fd) } else { rustix::fs::fsync(fd) })
     }
 
+    fn orders_lengths(&self) -> bool {
+        self.orders_lengths
+    }
+
     fn put_data_first(&self, file: &File) -> Result<()> {
         self.writable()?;
         if self.orders_names {

@@ -313,6 +313,10 @@ impl<L: UpperLayer> UpperLayer for View<L> {
         self.inner.sync(Self::at(at), data_only)
     }
 
+    fn orders_lengths(&self) -> bool {
+        self.inner.orders_lengths()
+    }
+
     fn put_data_first(&self, file: &L::File) -> Result<()> {
         self.inner.put_data_first(file)
     }

@@ -441,6 +441,12 @@ impl<'a> Case<'a> {
                 fields.retain(|(key, _)| key != "nlink" && !key.ends_with(".overlay.nlink"));
             }
         }
+        if self.counts_the_index() {
+            // What is not in the index makes its directory impure only for us (docs/semantics.md, difference 35).
+            for fields in tree.entries.values_mut() {
+                fields.retain(|(key, _)| !key.ends_with(".overlay.impure"));
+            }
+        }
         if self.may_link_others() {
             for fields in tree.entries.values_mut().filter(|fields| is_dir(fields)) {
                 fields.retain(|(key, _)| key != "nlink");
