@@ -71,7 +71,11 @@ impl<L: UpperLayer> Overlay<L> {
     /// Adds an open file, and records it for the next server.
     pub(crate) fn add_handle(&self, open: OpenFile<L>) -> HandleId {
         let id = self.handles.fresh_id(self.ledger.as_deref());
-        self.record_handle(id, &open);
+        if let Some(ledger) = &self.ledger
+            && let Some(record) = ledger.handle(id, open.node.id, crate::takeover::how(open.flags()))
+        {
+            let _first = open.record.set(record);
+        }
         self.handles.insert(id, open);
         id
     }
@@ -85,20 +89,13 @@ impl<L: UpperLayer> Overlay<L> {
         mode: u32,
     ) -> HandleId {
         let real = RealFile { file, lower: None };
-        let open = OpenFile::new(node.clone(), flags, Some(real.clone()));
-        let id = self.handles.fresh_id(self.ledger.as_deref());
-        self.record_handle(id, &open);
-        self.keep_open(&open, &real, mode);
-        self.handles.insert(id, open);
-        id
-    }
-
-    fn record_handle(&self, id: HandleId, open: &OpenFile<L>) {
-        if let Some(ledger) = &self.ledger
-            && let Some(record) = ledger.handle(id, open.node.id, crate::takeover::how(open.flags()))
+        let id = self.add_handle(OpenFile::new(node.clone(), flags, Some(real.clone())));
+        if !self.config.overrides_modes
+            && let Some(open) = self.handles.get(id)
         {
-            let _first = open.record.set(record);
+            self.keep_open(&open, &real, mode);
         }
+        id
     }
 
     /// An open file.

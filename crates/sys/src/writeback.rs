@@ -72,14 +72,14 @@ pub fn orders_names_behind_pages(fd: BorrowedFd<'_>) -> Result<bool> {
 }
 
 /// Whether changes of the filesystem of `fd` that are none of data survive a crash in the order in which they were made: a
-/// name only together with the length of its file. True of xfs and of ext4 with a journal, whose transactions are ordered.
-/// Not of btrfs: syncing a directory there logs the inodes of new names with a length of zero unless they were synced
+/// name only together with the length of its file. True of xfs, whose transactions are ordered, as of all that
+/// [`orders_names_behind_pages`] is true of, which is not asked here. Not of btrfs: syncing a directory there logs the inodes of new names with a length of zero unless they were synced
 /// themselves (`LOG_INODE_EXISTS`, fs/btrfs/tree-log.c). Of other filesystems it is not known here. Source: Linux 6.18.
 ///
 /// # Errors
-/// Those of fstatfs(2) and statx(2).
+/// Those of fstatfs(2).
 pub fn orders_lengths(fd: BorrowedFd<'_>) -> Result<bool> {
     #[allow(clippy::unnecessary_cast, reason = "the type differs between architectures")]
     let kind = fstatfs(fd)?.f_type as i64;
-    Ok(matches!(kind, XFS_MAGIC | TMPFS_MAGIC) || orders_names_behind_pages(fd)?)
+    Ok(matches!(kind, XFS_MAGIC | TMPFS_MAGIC))
 }

@@ -165,7 +165,7 @@ impl DirLayer {
     fn new(root: OwnedFd, role: Role, cache: &Arc<DirCache>) -> Result<DirLayer> {
         let filesystem = filesystem_of(&root)?;
         let orders_names = role == Role::Upper && orders_names_behind_pages(root.as_fd())?;
-        let orders_lengths = role == Role::Upper && orders_lengths(root.as_fd())?;
+        let orders_lengths = role == Role::Upper && (orders_names || orders_lengths(root.as_fd())?);
         let calls_all_immutable = is_erofs(&root)?;
         Ok(DirLayer {
             root: Dir::root(root, cache.clone())?,
